@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from nats_backpressure.cli.bucket_list import changes, listed, override_row, policy_row
+from nats_backpressure.cli.bucket_list import changes, listed, override_row, policy_row, with_policy
 from nats_backpressure.policy.active import PolicyValue
-from nats_backpressure.protocol.messages import Status
+from nats_backpressure.protocol.messages import Override, Status
+from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy
 from nats_backpressure.protocol.timestamps import format_rfc3339
+from nats_backpressure.protocol.values import PolicySource
 
 AT = 1_900_000_000.0
 """The time at the server; that of this machine is another."""
@@ -19,7 +22,12 @@ BUCKET = {
     "=override.orders.=3E": PolicyValue(b'{"action":"open","until":"%s"}' % SOON.encode(), 9, AT),
     "=override.orders.paid": PolicyValue(b'{"action":"reject","until":"%s"}' % LONG_AGO.encode(), 8, AT),
 }
-STATUSES = (Status("orders.paid", "active"), Status("orders.created", "inactive"), Status("x", "inactive"))
+OPEN = Override("open", SOON)
+STATUSES = (
+    Status("orders.paid", "active", override=OPEN),
+    Status("orders.created", "inactive", override=OPEN),
+    Status("x", "inactive"),
+)
 
 
 def test_each_policy_shows_what_it_sets_and_governs() -> None:
@@ -38,10 +46,65 @@ def test_each_override_shows_its_end_and_whether_it_is_in_force() -> None:
     rows = [override_row(each, 3) for each in listed(BUCKET, STATUSES, None, overrides=True, now=AT)]
     assert [(row[0], row[1], row[2], row[3], row[5]) for row in rows] == [
         ("orders.>", "open", SOON, "in force", "2 of 3"),
-        ("orders.paid", "reject", LONG_AGO, "ended", "1 of 3"),
+        ("orders.paid", "reject", LONG_AGO, "ended", "0 of 3"),
     ]
     unknown = list(listed(BUCKET, None, "orders.paid", overrides=True, now=AT))
-    assert [override_row(each, 0)[5] for each in unknown] == ["?", "?"]
+    assert [override_row(each, 0)[3::2] for each in unknown] == [("stored", "?"), ("ended", "?")]
+
+
+@pytest.mark.parametrize(
+    ("shown", "state", "governs"),
+    [
+        ((OPEN, OPEN), "in force", "2 of 2"),
+        ((OPEN, None), "in force", "1 of 2"),
+        ((None, None), "not applied", "0 of 2"),
+        ((Override("reject", SOON), Override("open", LONG_AGO)), "not applied", "0 of 2"),
+        ((), "stored", "0 of 0"),
+    ],
+    ids=["all", "one", "none", "another one", "nothing watched"],
+)
+def test_an_override_is_in_force_where_the_sidecar_shows_it(
+    shown: tuple[Override | None, ...], state: str, governs: str
+) -> None:
+    """Its guard may refuse it, which only the sidecar knows."""
+    statuses = [Status(f"orders.{n}", "inactive", override=each) for n, each in enumerate(shown)]
+    rows = [override_row(each, len(shown)) for each in listed(BUCKET, statuses, "orders.>", overrides=True, now=AT)]
+    assert rows[0][0] == "orders.>" and (rows[0][3], rows[0][5]) == (state, governs)
+
+
+def effective(value: object, source: PolicySource) -> EffectivePolicy:
+    return EffectivePolicy("a", ("a",), {"pending": {"overload": value}}, {"pending.overload": source})
+
+
+@pytest.mark.parametrize(
+    ("shown", "state"),
+    [
+        (effective(500, "bucket"), "in force"),
+        (effective(500, "file"), "not applied"),
+        (effective(1000, "bucket"), "not applied"),
+        (effective(None, "default"), "not applied"),
+        (
+            EffectivePolicy(
+                "a", ("a",), {}, {}, (ConsumerPolicy("S", "c", {"pending": {"overload": 7}}, {"mode": "consumer"}),)
+            ),
+            "not applied",
+        ),
+        (
+            replace(
+                effective(1000, "default"),
+                consumers=(ConsumerPolicy("S", "c", {"pending": {"overload": 500}}, {"pending.overload": "bucket"}),),
+            ),
+            "in force",
+        ),
+    ],
+    ids=["its value", "of the file", "of a wider one", "the default", "of metadata", "for one consumer"],
+)
+def test_a_policy_is_in_force_where_the_sidecar_shows_its_fields(shown: EffectivePolicy, state: str) -> None:
+    values = {"orders.paid": PolicyValue(b'{"pending":{"overload":500}}', 7, AT)}
+    (entry,) = listed(values, STATUSES, None, overrides=False)
+    assert (entry.state, entry.governs) == ("stored", ("orders.paid",))
+    judged = with_policy(entry, shown)
+    assert judged.state == state and judged.governs == (("orders.paid",) if state == "in force" else ())
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,12 @@ async def test_an_override_also_governs_a_subject_with_its_own_policy(
     ran = await command("override", "orders.created", "auto")
     assert ran.exit_code == 0 and "orders.* is overridden (reject until 20" in ran.stderr
     assert "which now governs orders.created" in ran.stderr
-    listed = (await command.good("override", "ls")).splitlines()
+
+    async def governs_all() -> list[str] | None:
+        lines = (await command.good("override", "ls")).splitlines()
+        return lines if lines[1].endswith("  3 of 3") else None
+
+    listed = await eventually(governs_all, "the wider one to govern all")
     assert listed[1].split()[:2] == ["orders.*", "reject"] and listed[1].endswith("  3 of 3") and len(listed) == 2
     output = await command.failed("override", "orders.paid", "auto")
     assert output.startswith("Error: there is no override for orders.paid; orders.* is overridden (reject until 20")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import msgspec
 import pytest
 from nats.aio.client import Client
 
+from nats_backpressure.protocol.timestamps import format_rfc3339
 from tests.cli.policy_commands import bucket
 from tests.support.command import Command
-from tests.support.sidecar import SUBJECT, Sidecar, Wire
+from tests.support.servers import NatsServer
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire, eventually
 
 
 async def test_a_policy_that_the_guard_rejects_is_reported_and_the_bucket_is_unchanged(
@@ -26,6 +31,37 @@ async def test_a_policy_that_the_guard_rejects_is_reported_and_the_bucket_is_unc
             "(policy_guard.max_pending_overload), is 6,000\n"
         )
         assert await bucket(nc) == before
+
+
+async def test_what_the_guard_refuses_is_listed_as_not_applied(
+    command: Command, nc: Client, server: NatsServer, router: None, tmp_path: Path
+) -> None:
+    """The guard was made stricter after it was stored, or it was put there by hand."""
+    guard = {"max_pending_overload": 5000, "override_actions": ["reject"]}
+    async with Sidecar(tmp_path, server.url, UNHURRIED | {"policy_guard": guard}) as process:
+        await process.observing()
+        kv = await nc.jetstream().key_value("backpressure_policy")
+        until = format_rfc3339(time.time() + 600)
+        values = {"good": b'{"retry_after_seconds":7}', "bad": b'{"pending":{"overload":6000}}'}
+        for value, state in (("good", "in force"), ("bad", "not applied")):
+            await kv.put(SUBJECT, values[value])
+            await kv.put(
+                f"=override.{SUBJECT}",
+                msgspec.json.encode({"action": {"good": "reject", "bad": "open"}[value], "until": until}),
+            )
+            governs = [SUBJECT] if value == "good" else []
+
+            async def shown(state: str = state, governs: list[str] = governs) -> bool:
+                policy, override = [
+                    (await command.json(kind, "ls"))[name][0]
+                    for kind, name in (("policy", "policies"), ("override", "overrides"))
+                ]
+                both = [(each["state"], each["governs"]) for each in (policy, override)]
+                return both == [(state, governs)] * 2
+
+            await eventually(shown, f"both to be {state}")
+        ran = await command("override", "ls")
+        assert ran.stderr.startswith(f"not applied, though stored: {SUBJECT}. A sidecar refuses them"), ran.stderr
 
 
 async def test_without_a_bucket_the_error_says_who_creates_it(command: Command) -> None:

@@ -8,18 +8,22 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 from nats_backpressure.cli.governed_subjects import governed_by, parse_policy, parse_stored_override
 from nats_backpressure.cli.output import Row, format_value
 from nats_backpressure.cli.policy_bucket import PolicyKey
 from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import OVERRIDES
-from nats_backpressure.policy.parse import PolicyEntry
-from nats_backpressure.protocol.messages import Status
+from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
+from nats_backpressure.protocol.messages import Override, Status
 from nats_backpressure.protocol.patterns import BadTail, covers, decode
+from nats_backpressure.protocol.policies import EffectivePolicy
 from nats_backpressure.protocol.timestamps import format_rfc3339
 
 UNREADABLE = "cannot be read"
+NOT_APPLIED = "not applied"
+"""Valid here, and yet no sidecar goes by it: most often its guard refuses it, which only the sidecar knows."""
 POLICY_LIST = ("pattern", "sets", "stored at", "revision", "governs")
 OVERRIDE_LIST = ("pattern", "action", "until", "state", "stored at", "governs")
 
@@ -31,7 +35,8 @@ class Listed(Struct, frozen=True):
     value: Any
     """As it is stored; None where it is no JSON."""
     state: str
-    """`in force`, `ended` (an override), or `cannot be read`."""
+    """`in force`: a subject that it governs shows it. `not applied`: none does. `stored`: there is none, or no sidecar
+    answered. `ended` (an override), `cannot be read`."""
     stored_at: str
     revision: int
     governs: tuple[str, ...] | None
@@ -55,14 +60,51 @@ def listed(
             pattern = decode(key.removeprefix(OVERRIDES))
             if covered_by is None or covers(covered_by, pattern) or covers(pattern, covered_by):
                 governed = statuses and governed_by(statuses, PolicyKey(pattern, overrides), bucket, now).governed
-                yield Listed(
-                    pattern,
-                    _decoded(value.value),
-                    _state(key, value, overrides, now),
-                    format_rfc3339(value.at),
-                    value.revision,
-                    None if statuses is None else tuple(governed or ()),
-                )
+                governs = None if statuses is None else tuple(governed or ())
+                if overrides:
+                    state, governs = _override_state(parse_stored_override(key, value, now), now, statuses, governs)
+                else:
+                    state = UNREADABLE if parse_policy(value.value) is None else "stored"
+                at = format_rfc3339(value.at)
+                yield Listed(pattern, _decoded(value.value), state, at, value.revision, governs)
+
+
+def with_policy(entry: Listed, effective: EffectivePolicy) -> Listed:
+    """The entry of a policy, given the policy in force for a subject that it governs."""
+    fields = _fields(msgspec.json.encode(entry.value))
+    in_force = [(effective.policy, effective.sources), *((each.policy, each.sources) for each in effective.consumers)]
+    if any(_is_in_force(fields, policy, sources) for policy, sources in in_force):
+        return replace(entry, state="in force")
+    return replace(entry, state=NOT_APPLIED, governs=())
+
+
+def _is_in_force(fields: Mapping[str, Any], policy: Mapping[str, Any], sources: Mapping[str, str]) -> bool:
+    """Whether fields of the bucket are in force, but for those that the metadata of a consumer replaces."""
+    for name, value in fields.items():
+        source = sources.get(name)
+        if source == "consumer" or name == "consumers":
+            continue
+        group, _, member = name.partition(".")
+        has = (policy.get(group) or {}).get(member) if member else policy.get(group)
+        if source != "bucket" or (isinstance(value, int | float | str) and has != value):
+            return False
+    return True
+
+
+def _override_state(
+    entry: OverrideEntry | None, now: float, statuses: Sequence[Status] | None, governs: tuple[str, ...] | None
+) -> tuple[str, tuple[str, ...] | None]:
+    """The state of an override, and what it governs, as the statuses show it."""
+    if entry is None:
+        return UNREADABLE, governs
+    if entry.override.until <= now:
+        return "ended", governs and ()
+    if not statuses or not governs:
+        return "stored", governs
+    as_shown = Override(entry.override.action, format_rfc3339(entry.override.until))
+    showing = {status.subject for status in statuses if status.override == as_shown}
+    applied = tuple(subject for subject in governs if subject in showing)
+    return "in force" if applied else NOT_APPLIED, applied
 
 
 def policy_row(entry: Listed, watched: int) -> Row:
@@ -94,15 +136,6 @@ def _fields(value: bytes | None) -> dict[str, Any]:
     entry = (parse_policy(value) if value else None) or PolicyEntry()
     consumers = {} if entry.consumers == ("*",) else {"consumers": ", ".join(entry.consumers)}
     return consumers | {name: to_builtins(field) for name, field in entry.fields}
-
-
-def _state(key: str, value: PolicyValue, is_override: bool, now: float) -> str:
-    if not is_override:
-        return "in force" if parse_policy(value.value) is not None else UNREADABLE
-    entry = parse_stored_override(key, value, now)
-    if entry is None:
-        return UNREADABLE
-    return "in force" if entry.override.until > now else "ended"
 
 
 def _decoded(value: bytes) -> Any:

@@ -7,16 +7,33 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import to_builtins
 
-from nats_backpressure.cli.bucket_list import OVERRIDE_LIST, POLICY_LIST, listed, override_row, policy_row
-from nats_backpressure.cli.command import all_statuses
+from nats_backpressure.cli.bucket_list import (
+    NOT_APPLIED,
+    OVERRIDE_LIST,
+    POLICY_LIST,
+    UNREADABLE,
+    Listed,
+    listed,
+    override_row,
+    policy_row,
+    with_policy,
+)
+from nats_backpressure.cli.command import all_statuses, decode_reply
 from nats_backpressure.cli.governed_subjects import GovernedSubjects
 from nats_backpressure.cli.options import Target
 from nats_backpressure.cli.output import print_json, print_note, print_table
 from nats_backpressure.cli.policy_bucket import read_bucket, server_time
+from nats_backpressure.doctor.text import names
+from nats_backpressure.protocol.policies import EffectivePolicy
+from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.runtime.ports import Unavailable
 
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
+
+
+MOST_ASKED = 200
+"""Policies of which one list asks whether they are in force, by a request each; the others are `stored`."""
 
 
 async def print_listed(
@@ -31,6 +48,13 @@ async def print_listed(
         statuses = None
         print_note(f"it is not known which subjects these govern: {error}")
     entries = list(listed(bucket, statuses, pattern, overrides=overrides, now=now))
+    if not overrides:
+        entries = [await _asked(service, each) if i < MOST_ASKED else each for i, each in enumerate(entries)]
+    if refused := [each.pattern for each in entries if each.state == NOT_APPLIED]:
+        print_note(
+            f"not applied, though stored: {names(refused)}. A sidecar refuses them (`policy_rejected` in its log has "
+            "why, and `nats-backpressure doctor --config FILE`), or they are less than a second old"
+        )
     if as_json:
         print_json({"overrides" if overrides else "policies": entries})
     elif not entries:
@@ -39,6 +63,17 @@ async def print_listed(
         print_table(OVERRIDE_LIST, [override_row(each, len(statuses or ())) for each in entries])
     else:
         print_table(POLICY_LIST, [policy_row(each, len(statuses or ())) for each in entries])
+
+
+async def _asked(service: ServiceClient, entry: Listed) -> Listed:
+    """With the state that the policy in force for one of its subjects shows."""
+    if entry.state == UNREADABLE or not entry.governs:
+        return entry
+    try:
+        document = await service.query(f"get.policy.{encode(entry.governs[0])}")
+        return with_policy(entry, decode_reply(document, EffectivePolicy))
+    except Unavailable:
+        return entry
 
 
 def print_change(
