@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Settings, WatchSetting
@@ -49,15 +50,12 @@ class Source:
         return SERVER
 
     async def own_streams(self) -> tuple[OwnStream, ...]:
-        return OWN
+        return (OWN[0], replace(OWN[1], full="it holds 7 of 7 messages (max_msgs)"), OWN[2])
 
     async def account(self) -> Account:
         if self.failing == "account":
             raise Unavailable("no right")
         return FULL
-
-    async def state_write(self) -> Failure | None:
-        return Failure("no space", "make room")
 
     async def clock_ahead(self, stream: str) -> float | None:
         return 60.0

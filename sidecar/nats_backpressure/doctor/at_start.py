@@ -40,13 +40,12 @@ AT_START: Final = tuple(check for check in CHECKS if not check.not_at_start)
 
 
 class FactSource(Protocol):
-    """What is read from the server; about seven requests in all, and one for each other installation. Methods raise
+    """What is read from the server; about six requests in all, and one for each other installation. Methods raise
     Unavailable where a server does not answer."""
 
     async def server(self) -> Server: ...
     async def own_streams(self) -> tuple[OwnStream, ...]: ...
     async def account(self) -> Account: ...
-    async def state_write(self) -> Failure | None: ...
     async def clock_ahead(self, stream: str) -> float | None: ...
     async def others(self, looks: Sequence[StreamLook]) -> tuple[OtherInstallation, ...]: ...
     def failure(self, error: Exception) -> Failure: ...
@@ -111,6 +110,7 @@ class StartCheck(Struct, frozen=True):
             return replace(facts, unlisted=self.source.failure(error))
 
     async def _with_streams(self, facts: Facts, looks: Sequence[StreamLook]) -> Facts:
+        """No write is tried: gateways that watch would receive it, and the heartbeat tries one all the time."""
         consumers = self._consumers()
         own = await self.source.own_streams()
         account, unread = await self._account()
@@ -125,7 +125,6 @@ class StartCheck(Struct, frozen=True):
             own=own,
             account=account,
             account_unread=unread,
-            state_write=await self.source.state_write() if own[1].exists else None,
             entries=dict(self.registry.policies.sources.bucket),
             others=await self.source.others(looks),
         )
