@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats_backpressure.cli import BROKEN_PIPE
 from tests.support.router import CONSUMER, override
 from tests.support.servers import NatsServer
-from tests.support.sidecar import UNHURRIED, Sidecar, Wire
+from tests.support.sidecar import UNHURRIED, Sidecar, Wire, eventually
 from tests.support.terminal import Terminal
 
 PROGRAM = [sys.executable, "-m", "nats_backpressure"]
@@ -71,6 +71,22 @@ async def test_lists_are_drawn_in_colours_on_a_terminal_only(env: dict[str, str]
         assert not CONTROL.search(
             await asyncio.to_thread(drawn, env | {"NO_COLOR": "1", "TERM": "dumb"}, 200, "events")
         )
+
+
+async def test_a_list_that_is_redrawn_survives_a_loss_of_nats(env: dict[str, str], server: NatsServer) -> None:
+    with Terminal([*PROGRAM, "status", "--watch"], env) as terminal:
+        totals, error = "4 subjects: ", "\x1b[31m"
+        await asyncio.to_thread(terminal.until, totals)
+        await server.kill()
+        shown = await asyncio.to_thread(terminal.until, error)
+        assert "Traceback" not in shown
+        await server.start()
+
+        async def is_drawn_without_an_error() -> bool:
+            terminal.output = ""
+            return error not in (await asyncio.to_thread(terminal.until, totals, 2)).partition(totals)[2]
+
+        await eventually(is_drawn_without_an_error, "the list without an error", 60)
 
 
 PRINTING = (

@@ -43,10 +43,10 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
-    def until(self, text: str) -> str:
-        """All output so far, once this text is in it."""
+    def until(self, text: str, times: int = 1) -> str:
+        """All output so far, once this text is in it so often."""
         ends = time.monotonic() + WITHIN
-        while text not in self.output:
+        while self.output.count(text) < times:
             assert time.monotonic() < ends and self._read(0.5), f"{text!r} is not in {self.output!r}"
         return self.output
 
