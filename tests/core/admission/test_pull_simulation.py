@@ -15,7 +15,8 @@ from msgspec import structs
 
 from nats_backpressure.core.admission.mark_parts import level_of, parts_of
 from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Grant
-from nats_backpressure.core.admission.requesters import REPORT_LIFE, WANTS_FOR
+from nats_backpressure.core.admission.requesters import REPORT_LIFE
+from nats_backpressure.core.admission.wanting import WANTS_FOR
 from nats_backpressure.core.model.member import Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds

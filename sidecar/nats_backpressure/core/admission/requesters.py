@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from msgspec import Struct
 
 from nats_backpressure.core.admission.mark_parts import Parts, parts_of
+from nats_backpressure.core.admission.wanting import MOST_REQUESTERS, Wanting
 from nats_backpressure.core.model.reading import Reading
 
 GRANT_LIFE = 1.0
@@ -20,11 +21,6 @@ GRANT_LIFE = 1.0
 REPORT_LIFE = 3.0
 """Seconds for which a report counts: those whose pull found nothing ask once a second. Then what it held is known from
 readings, as for those that report nothing."""
-WANTS_FOR = 1.5
-"""Seconds after its last request for which a requester has a part of the mark: one that wants more asks once a second.
-So others have all of it soon after workers ended, or while one works on what it has, which counts as in flight."""
-KNOWN_FOR = 60.0
-"""Seconds for which a requester is known after its last request."""
 PLAIN_FOR = 60.0
 """Seconds after the request of one that reports nothing in which only readings show what is in flight."""
 OTHERS_FOR = 2.0
@@ -35,8 +31,6 @@ SLOT = 0.02
 """Seconds of a slot in which sums are remembered, so that their number is bounded."""
 GONE_PARTS = 100
 """Parts of the ack wait in which numbers of such messages are summed up, so that these are bounded."""
-MOST_REQUESTERS = 1024
-"""Requesters that are remembered; beyond, the one that asked least recently is forgotten."""
 
 
 class Asked(Struct, frozen=True):
@@ -68,8 +62,7 @@ class Requesters:
     def __init__(self) -> None:
         self._reports: dict[str, _Report] = {}
         """The one that asked least recently first."""
-        self._known: dict[str, float] = {}
-        """When each asked last, the oldest first."""
+        self._wanting = Wanting()
         self._sum = 0
         self._sums: deque[list[float]] = deque()
         """[time, highest sum] of the slots of the last OTHERS_FOR seconds."""
@@ -86,9 +79,9 @@ class Requesters:
         self._plain_until = -math.inf
         self._new = ""
         """The one that asks now, if it is not known."""
-        self._parts = _CachedParts(WANTS_FOR)
-        self._sure_parts = _CachedParts(REPORT_LIFE)
-        """The same with all that may ask again: what they have is granted without a look at what others grant now."""
+        self._parts, self._sure_parts = _CachedParts(), _CachedParts()
+        """The sure ones are those of all whose report counts: what these have is granted without a look at what others
+        grant now."""
 
     def ask(self, asked: Asked, reading: Reading, now: float) -> None:
         """A request comes: what was granted before to this requester is pulled or given back."""
@@ -98,14 +91,10 @@ class Requesters:
         if held is None:
             self._plain_until = now + PLAIN_FOR
             return
-        known = self._known.pop(requester, -math.inf)
-        self._new = "" if now - known < KNOWN_FOR else requester
-        self._known[requester] = now
-        if len(self._known) > MOST_REQUESTERS:
-            del self._known[next(iter(self._known))]
+        self._new = "" if self._wanting.is_known(requester, now) else requester
         self._forget(reading, now)
         report = self._reports.pop(requester, None)
-        if report is None or held + n > report.wants or now - report.at >= WANTS_FOR:
+        if self._wanting.ask(requester, n, held, asked.unused, now) or report is None:
             self._forget_parts()
         self._reports[requester] = _Report(held, held + n, now)
         self._add(held - (report.most if report else 0), now)
@@ -114,6 +103,7 @@ class Requesters:
         """`n` messages are granted, after `ask`."""
         if (report := self._reports.get(requester)) is not None:
             report.most += n
+            self._wanting.grant(requester, n)
             self._add(n, now)
 
     def inflight(self, read: int, now: float) -> int:
@@ -124,22 +114,24 @@ class Requesters:
 
     def any_reports(self, now: float) -> bool:
         """Whether one that reports what it holds wants messages now."""
-        newest = next(reversed(self._reports.values()), None)
-        return newest is not None and now - newest.at < WANTS_FOR
+        return self._wanting.any(now)
 
     def part_of(self, target: int, requester: str, now: float) -> int:
         """How many messages of the target one requester may hold: as many as any other that wants as many, so that none
         waits for what another works off slowly. The first time just one: who else asks is not known yet."""
-        return 1 if requester == self._new else self._parts.of(target, self._reports, now).of(requester)
+        return 1 if requester == self._new else self._parts.of(target, self._wanting.wants, now).of(requester)
 
     def sure_part_of(self, target: int, requester: str, now: float) -> int:
         """How many messages it may hold whatever any replica grants at this moment: its part, where nobody holds more
         than that and the parts of all are no more than the target; else none."""
         if now < self._plain_until or requester == self._new or self._excess(now) > 0:
             return 0
-        parts = self._sure_parts.of(target, self._reports, now)
+        parts = self._sure_parts.of(target, self._reported, now)
         within = parts.fit and all(report.most <= parts.of(name) for name, report in self._reports.items())
         return parts.of(requester) if within else 0
+
+    def _reported(self, now: float) -> dict[str, int]:
+        return {name: report.wants for name, report in self._reports.items() if now - report.at < REPORT_LIFE}
 
     def _forget_parts(self) -> None:
         self._parts.until = self._sure_parts.until = -math.inf
@@ -184,6 +176,7 @@ class Requesters:
 
     def _limit(self, at: float, inflight: int, now: float) -> None:
         """Who was granted nothing lately holds no more than a reading shows in flight, and nobody has no more of it."""
+        self._wanting.limit(at - GRANT_LIFE, inflight)
         for report in self._reports.values():  # the one that asked least recently first
             if report.at + GRANT_LIFE >= at:
                 break
@@ -229,14 +222,12 @@ class Requesters:
 
 
 class _CachedParts:
-    """The parts of those that asked in the last `wants_for` seconds, computed once in a slot."""
+    """The parts of those that want messages, computed once in a slot."""
 
-    def __init__(self, wants_for: float) -> None:
-        self._wants_for, self._parts = wants_for, Parts(0, 0)
-        self.until = -math.inf
+    def __init__(self) -> None:
+        self._parts, self.until = Parts(0, 0), -math.inf
 
-    def of(self, target: int, reports: Mapping[str, _Report], now: float) -> Parts:
+    def of(self, target: int, wants: Callable[[float], dict[str, int]], now: float) -> Parts:
         if now >= self.until or self._parts.target != target:
-            wants = {name: report.wants for name, report in reports.items() if now - report.at < self._wants_for}
-            self._parts, self.until = parts_of(target, wants), now + SLOT
+            self._parts, self.until = parts_of(target, wants(now)), now + SLOT
         return self._parts

@@ -1,0 +1,72 @@
+"""Who wants messages of a consumer, and how many: those that asked lately, and those that work on what they have. Pure.
+
+A worker that handles one message after another does not ask until it has handled all. Without its part meanwhile, the
+first one of several that are done at about the same time would get what all of them want.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+WANTS_FOR = 1.5
+"""Seconds after its last request for which any requester has a part of the mark: one that wants more, and has nothing
+to work on, asks once a second. So others have all of it soon after workers ended."""
+SLOWER = 2.0
+"""By how much longer one may work on its messages than it took for as many before."""
+KNOWN_FOR = 60.0
+"""Seconds for which a requester is known after its last request, and wants messages at most."""
+MOST_REQUESTERS = 1024
+"""Requesters that are remembered; beyond, the one that asked least recently is forgotten."""
+
+
+class _Known(Struct):
+    at: float
+    """When it asked last."""
+    wants: int
+    """What it would hold if it was granted all it asked for."""
+    has: int
+    """What it reported to hold, and what it was granted since."""
+    per_message: float
+    """Seconds that it took for one when it last pulled all that it was granted."""
+
+    @property
+    def until(self) -> float:
+        return self.at + min(KNOWN_FOR, max(WANTS_FOR, SLOWER * self.per_message * self.has))
+
+
+class Wanting:
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+        """The one that asked least recently first."""
+
+    def ask(self, requester: str, n: int, held: int, unused: int, now: float) -> bool:
+        """Returns whether this changes at once what each may have: it wanted nothing until now, or less."""
+        known = self._known.pop(requester, None)
+        per_message = 0.0
+        if known is not None:
+            all_pulled = unused == 0 and known.has > 0
+            per_message = (now - known.at) / known.has if all_pulled else known.per_message
+        self._known[requester] = _Known(now, held + n, held, per_message)
+        if len(self._known) > MOST_REQUESTERS:
+            del self._known[next(iter(self._known))]
+        return known is None or held + n > known.wants or now >= known.until
+
+    def grant(self, requester: str, n: int) -> None:
+        if (known := self._known.get(requester)) is not None:
+            known.has += n
+
+    def limit(self, before: float, inflight: int) -> None:
+        """Who asked last before that moment has no more than is in flight."""
+        for known in self._known.values():
+            if known.at >= before:
+                return
+            known.has = min(known.has, inflight)
+
+    def is_known(self, requester: str, now: float) -> bool:
+        return (known := self._known.get(requester)) is not None and now - known.at < KNOWN_FOR
+
+    def wants(self, now: float) -> dict[str, int]:
+        return {name: known.wants for name, known in self._known.items() if now < known.until}
+
+    def any(self, now: float) -> bool:
+        return any(now < known.until for known in reversed(self._known.values()))
