@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nats_backpressure.policy.active import LONGEST_ERROR, MOST_ERRORS, ActivePolicies, PolicySnapshot, PolicyValue
 from nats_backpressure.policy.external import OVERRIDES
@@ -155,7 +157,48 @@ def test_what_a_refusal_repeats_is_bounded() -> None:
     assert all(len(text) <= LONGEST_ERROR + 3 for error in refusal.rejection.errors for text in error)
 
 
-def test_the_mark_follows_what_the_settings_file_says_and_nothing_else() -> None:
+VALUES = (
+    None,
+    {"pending": {"overload": 6000}},
+    {"pending": {"overload": 7000}},
+    {"pending": {"overload": "many"}},
+    {"pending": {"critical": 5500}},
+)
+"""Of one key: nothing, good ones, a bad one, and one that is good only above some files."""
+SETTINGS = (
+    (FILE, Guard()),
+    (FILE, Guard(max_pending_overload=6500)),
+    ((), Guard(allow_bucket=False)),
+    ((PolicyEntry(("a.>",), fields=(("pending.overload", 9000),)),), Guard()),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(SETTINGS), st.sampled_from(VALUES)), min_size=1, max_size=6))
+def test_replicas_of_one_mark_have_one_policy_whatever_each_of_them_has_seen(
+    steps: list[tuple[tuple[tuple[PolicyEntry, ...], Guard], object]],
+) -> None:
+    old, restarted = policies(), policies()
+    alike = policies()
+    for revision, ((file, guard), document) in enumerate(steps):
+        held = snapshot() if document is None else snapshot(a_b=value(document, revision))
+        for active in (old, alike, restarted) if revision == len(steps) - 1 else (old, alike):
+            active.set_file(file, guard)
+            active.set_bucket(held)
+    assert old.mark == alike.mark
+    if old.mark == restarted.mark:
+        assert overload(old) == overload(restarted)
+    if not old.refused:
+        assert old.mark == restarted.mark, "what the bucket holds is common to all"
+
+
+def test_a_refusal_says_whether_an_earlier_value_stays() -> None:
+    bad = snapshot(a_b=value({"pending": 1}, revision=2))
+    old, restarted = policies(), policies()
+    old.set_bucket(snapshot(a_b=value({"pending": {"overload": 6000}})))
+    assert [[refusal.stays for refusal in active.set_bucket(bad)] for active in (old, restarted)] == [[True], [False]]
+
+
+def test_the_mark_follows_the_settings_file_and_not_what_the_bucket_holds() -> None:
     active = policies()
     mark = active.mark
     assert policies().mark == mark and len(mark) == 12

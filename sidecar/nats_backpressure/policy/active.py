@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from nats_backpressure.policy.external import OVERRIDES, check_bucket_entry, parse_metadata, read_bucket_value
 from nats_backpressure.policy.guard import NO_GUARD
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
-from nats_backpressure.policy.precedence import LayerEntry, Layers, Sources
+from nats_backpressure.policy.precedence import LayerEntry, Layers, Sources, is_allowed
 from nats_backpressure.policy.schema import Effective, Guard, Rejection
 from nats_backpressure.policy.validation import FieldProblem, Problems, shorten
 from nats_backpressure.protocol.subjects import BadTail, decode
@@ -37,6 +37,8 @@ class RefusedPolicy(Struct, frozen=True):
     rejection: Rejection
     in_force: bool = False
     """Whether the policy is in force but for what `rejection` names: a newer version knows that."""
+    stays: bool = False
+    """Whether an earlier value is in force in its place: until the process ends, as it can be read nowhere."""
 
 
 class _LastGood(Struct, frozen=True):
@@ -44,6 +46,8 @@ class _LastGood(Struct, frozen=True):
 
     mark: str
     good: LayerEntry | None
+    good_mark: str = ""
+    """Which value `good` is."""
     refused: bool = False
     """Whether the value that was read last is refused."""
     read: LayerEntry | None = None
@@ -62,14 +66,22 @@ class ActivePolicies:
         self._own: dict[ConsumerKey, tuple[Metadata, PolicyEntry | None]] = {}
         self.layers = Layers(self._file, (), guard)
         self.mark = self._file_mark()
-        """Identifies the policies of the file, its guard, whether metadata is trusted, what is watched, and the rules
-        of judging: all that replicas of one installation may have different. The bucket is common to all."""
+        """Identifies the policies of the file, its guard, whether metadata is trusted, what is watched, the rules of
+        judging, and the values of the bucket that a bad one has replaced: all that replicas of one installation may
+        have different. What the bucket holds is common to all."""
 
     def _file_mark(self) -> str:
         # Without the defaults: a version with another setting in the guard shares the mark where that is not used.
         guard = [(name, value) for name, value in asdict(self._guard).items() if value != getattr(NO_GUARD, name)]
-        judged_by = (JUDGING_RULES, self._file, guard, self._trust, self._watched)
+        judged_by: tuple[object, ...] = (JUDGING_RULES, self._file, guard, self._trust, self._watched)
+        # A replica that has started since knows none of these.
+        if replaced := sorted((key, last.good_mark) for key, last in self._bucket.items() if self._outlives(last)):
+            judged_by = (*judged_by, replaced)
         return hashlib.sha256(repr(judged_by).encode()).hexdigest()[:12]
+
+    def _outlives(self, last: _LastGood) -> bool:
+        """Whether a value is in force that the bucket does not hold any more, or would be refused after a restart."""
+        return last.refused and last.good is not None and is_allowed(last.good, self._guard)
 
     def effective(self, subject: str, key: ConsumerKey | None = None) -> Effective:
         """The policy of a consumer of a subject; without `key`, of the consumers that no entry names."""
@@ -90,7 +102,7 @@ class ActivePolicies:
     def restore(self, sources: Sources) -> None:
         """Put in force what `sources` returned earlier."""
         self._file, self._guard, self._trust = sources.file, sources.guard, sources.trust_metadata
-        self._bucket = {key: _LastGood("", good, read=good) for key, good in sources.bucket.items()}
+        self._bucket = {key: _LastGood("", good, "", read=good) for key, good in sources.bucket.items()}
         self.mark = self._file_mark()
         self._layer()
         own = self._own if self._trust else {}
@@ -135,6 +147,7 @@ class ActivePolicies:
             bucket[key], refusal = self._checked(key, mark, read, problems, below, self._guard)
             yield refusal
         self._bucket = bucket
+        self.mark = self._file_mark()
         self._layer()
 
     def _checked(
@@ -142,13 +155,14 @@ class ActivePolicies:
     ) -> tuple[_LastGood, RefusedPolicy | None]:
         """What a value that was read comes to above these layers, and what is to be reported about it."""
         last = self._bucket.get(key)
-        good = last.good if last is not None else None
+        good, good_mark = (last.good, last.good_mark) if last is not None else (None, "")
         if read is not None:
             check_bucket_entry(read, below, guard, problems)
         refused = read is None or bool(problems)
         errors = _errors(problems.listed() if refused else (), problems.ignored)
-        refusal = RefusedPolicy(_subject(key), Rejection(mark, errors), not refused) if errors else None
-        return _LastGood(mark, good if refused else read, refused, read), refusal
+        after = _LastGood(mark, good, good_mark, True, read) if refused else _LastGood(mark, read, mark, False, read)
+        stays = refused and good is not None and is_allowed(good, guard)
+        return after, RefusedPolicy(_subject(key), Rejection(mark, errors), not refused, stays) if errors else None
 
     def expire(self, wall: float) -> bool:
         """Leave out the overrides that ended by `wall` (Unix seconds), and take back those that did not: the clock may

@@ -45,14 +45,12 @@ class Layers:
         guard: Guard = NO_GUARD,
         overrides: Sequence[OverrideEntry] = (),
     ) -> None:
-        allowed = [entry for entry in bucket if guard.allow_bucket and guard_allows(entry.fields, guard)]
+        allowed = [entry for entry in bucket if is_allowed(entry, guard)]
         self._layers = (("file", index_entries(file)), ("bucket", index_entries(allowed)))
         # Of these layers alone: what a policy that was replaced resulted in is not kept.
         self._merged = lru_cache(maxsize=MOST_MERGED)(merge_layers)
         self._overrides = PatternIndex(
-            (entry.pattern, entry.override)
-            for entry in (overrides if guard.allow_bucket else ())
-            if next(override_violations(entry, guard), None) is None
+            (entry.pattern, entry.override) for entry in overrides if is_allowed(entry, guard)
         )
 
     def effective(self, subject: str, key: ConsumerKey | None = None, own: PolicyEntry | None = None) -> Effective:
@@ -77,6 +75,15 @@ class Layers:
             if not active or override.until > active[-1].until:
                 active.append(override)
         return tuple(active)
+
+
+def is_allowed(entry: LayerEntry, guard: Guard) -> bool:
+    """Whether an entry of the bucket breaks no rule of the guard."""
+    if not guard.allow_bucket:
+        return False
+    if isinstance(entry, OverrideEntry):
+        return next(override_violations(entry, guard), None) is None
+    return guard_allows(entry.fields, guard)
 
 
 def index_entries(entries: Iterable[PolicyEntry]) -> PatternIndex[PolicyEntry]:

@@ -108,7 +108,7 @@ class PolicyUpdates:
         """A settings file that was read again cannot be used: the last good policies stay in force."""
         errors = tuple((problem.path, problem.message) for problem in problems)
         mark = hashlib.sha256(repr(errors).encode()).hexdigest()[:16]
-        self._refuse([RefusedPolicy(THE_FILE, Rejection(mark, errors))])
+        self._refuse([RefusedPolicy(THE_FILE, Rejection(mark, errors), stays=True)])
         self.changed.set()
 
     def expire(self) -> None:
@@ -139,7 +139,9 @@ class PolicyUpdates:
                 log.warning("policy.fields_ignored", subject=refusal.subject, fields=refusal.rejection.errors)
             else:
                 self._counts.dropped("policy_rejected")
-                log.warning("policy.rejected", subject=refusal.subject, errors=refusal.rejection.errors)
+                in_force = "the last good one, until a restart" if refusal.stays else "none"
+                errors = refusal.rejection.errors
+                log.warning("policy.rejected", subject=refusal.subject, errors=errors, in_force=in_force)
             self._unreported[refusal.subject] = refusal
             if len(self._unreported) > MOST_UNREPORTED:
                 del self._unreported[next(iter(self._unreported))]

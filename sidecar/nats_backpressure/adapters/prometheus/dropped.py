@@ -64,7 +64,7 @@ DROPPED: dict[str, tuple[str, str]] = {
         "Use patterns instead of single subjects, and remove what is no policy.",
     ),
     "policy_rejected": (
-        "A policy was refused; the last good one stays. With the subject `_file` it is the settings file.",
+        "A policy was refused; the last good one stays until a restart. The subject `_file` is the settings file.",
         "See NatsBackpressurePolicyRefused.",
     ),
     "publish_retry": (
