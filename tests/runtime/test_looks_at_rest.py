@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.test_poller import LEAST, World
+from nats_backpressure.core.reading.budget import Budget
+from nats_backpressure.runtime.stream_looks import SECOND_LOOK, SECOND_LOOKS_EVERY
+from tests.runtime.test_poller import LEAST, MOST, World
 
 
 async def test_a_look_that_shows_nothing_new_plans_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +60,33 @@ def test_looks_are_taken_the_way_that_costs_the_server_less(
     looks = World().poller.looks
     looks._streams, looks._list_seconds, looks._info_seconds = streams, list_seconds, 1.5e-4
     assert looks._by_list(watched, now=1000.0) is by_list
+
+
+FAST = Budget(LEAST / 10, MOST, 1000, 1)
+
+
+async def test_the_first_messages_after_a_rest_bring_a_second_look_at_once() -> None:
+    world = World(budget=FAST)
+    world.stream("S", "c")
+    async with world.running():
+        await world.clock.run(30)
+        world.js.publish("S", "s", 5)
+        while not world.poller.polls["S"].plan.crossings.began:
+            await world.clock.run(0.01)
+        world.js.publish("S", "s", 5000)  # the other half of the burst
+        await world.clock.run(SECOND_LOOK + 0.02)
+        (member,) = world.registry.subjects["s"].members.values()
+        assert member.reading is not None and member.reading.pending == 5005
+
+
+async def test_second_looks_are_bounded_however_many_streams_begin_to_move() -> None:
+    world = World(budget=FAST)
+    for n in range(40):
+        world.stream(f"S{n}", "c")
+    async with world.running():
+        await world.clock.run(30)
+        world.js.asked.clear()
+        for n in range(400):
+            world.js.publish(f"S{n % 40}", f"s{n % 40}", 1)
+            await world.clock.run(0.05)
+        assert world.reads("streams") <= 20 * (10 + 1 / SECOND_LOOKS_EVERY) + 1

@@ -245,8 +245,8 @@ class SubjectLookup:
             policy, status, freshness, last, now.mono - opens_at, state.shedding, state.admitting is not None
         )
         is_left_to_others = unread or state.left_since is not None or is_foreign(record, self._service.policies.mark)
-        if freshness is Freshness.KNOWN and is_left_to_others:
-            admission = last  # as its writer judged it, like the status
+        if freshness is Freshness.KNOWN:  # as its writer judged it, like the status
+            admission = last if is_left_to_others else gateway_admission.nearly_stored(admission, last)
         override = in_force(policy, now)
         admission = gateway_admission.with_override(admission, override, policy)
         # The stored reasons follow with the next write; an override is named exactly while it is in force.

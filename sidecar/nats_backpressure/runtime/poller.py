@@ -212,6 +212,8 @@ class Poller:
             return
         before, planned = stream.look, (plan.woken, len(plan.crossings.idle))
         crossed = plan.add_look(look, at)
+        if plan.crossings.began and not crossed:
+            self.looks.look_soon()
         if not poll.evaluating and look.created == before.created and look.last_seq >= before.last_seq:
             stream.look = look
         self.rounds.was_read(at)

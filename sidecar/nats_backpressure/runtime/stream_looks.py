@@ -26,6 +26,9 @@ INFO_SECONDS = 1e-4
 """Server time of STREAM.INFO, until it was measured."""
 LATE = 0.3
 """Seconds by which a list of another replica may have been asked for earlier than it seems: a message takes as long."""
+SECOND_LOOK, SECOND_LOOKS_EVERY = 0.03, 1.0
+"""Seconds from a look that showed the first messages of what may be a burst, half of which may be on its way, to one
+more; and between two of these."""
 SHORTEST_SLEEP = 0.001
 """Seconds for which a loop of the poller sleeps at least."""
 SMOOTH = 0.1
@@ -84,6 +87,8 @@ class StreamLooks:
         self._shown: dict[str, float] = {}
         """Streams that other replicas looked at one by one since all watched ones were shown, and when they asked."""
         self._hurried, self._hurried_at = False, -math.inf
+        self._soon, self._soon_at = False, -math.inf
+        """Whether the next look is a second one, and when that was so last."""
         self._wake = asyncio.Event()
         self._watched: Collection[Looked] = ()
         self._listing_looks = True
@@ -106,7 +111,8 @@ class StreamLooks:
 
     def _list_starts_at(self, level: Level, since: float) -> float:
         every = self._every(level)
-        due_at = self._listed_at + self._retry if self._retry else since + every
+        wait = self._soonest(every) if level is LOOKS else every
+        due_at = self._listed_at + self._retry if self._retry else since + wait
         return self._shared.starts_at(ALL_STREAMS, level, due_at, every, self._list_took)
 
     def _every(self, level: Level) -> float:
@@ -126,7 +132,7 @@ class StreamLooks:
     def _next_single(self) -> float:
         if self._look_every == math.inf:
             return math.inf
-        due_at = self._looked_at + self._look_every
+        due_at = self._looked_at + self._soonest(self._look_every)
         return self._shared.starts_at(ALL_STREAMS, LOOKS, due_at, self._look_every, self._info_took)
 
     def hurry(self) -> None:
@@ -134,6 +140,15 @@ class StreamLooks:
         self._hurried, self._hurried_at = True, self._clock.mono()
         self._list_every = min(self._list_every, self._budget.min_interval)
         self._wake.set()
+
+    def look_soon(self) -> None:
+        """The last look may have shown the first half of a burst: one more follows it, where looks are cheap."""
+        now, every = self._clock.mono(), self._list_every if self._by_lists else self._look_every
+        if now - self._soon_at >= SECOND_LOOKS_EVERY and every <= self._budget.look_interval(0, 0.0):
+            self._soon, self._soon_at = True, now
+
+    def _soonest(self, every: float) -> float:
+        return min(every, SECOND_LOOK) if self._soon else every
 
     def wake(self) -> None:
         """Another replica looks no more: compute again when the next list is due."""
@@ -204,7 +219,7 @@ class StreamLooks:
         """A look begins."""
         if self._looked_at > -math.inf and not self._retry:
             self.reached = max(now - self._looked_at, self.reached / 2)
-        self._looked_at = now
+        self._looked_at, self._soon = now, False
 
     async def _list(self, level: Level) -> None:
         self._shared.start(ALL_STREAMS, level, LISTS, self._every(level))
@@ -286,6 +301,7 @@ class StreamLooks:
 
     def _was_looked(self, at: float) -> None:
         """Another replica looked at all that is watched here."""
+        self._soon = False
         if at > self._looked_at > -math.inf:
             gap = min(at - self._looked_at, self._budget.max_interval)
             self.reached = max(gap, self.reached / 2)

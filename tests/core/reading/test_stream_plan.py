@@ -209,6 +209,38 @@ class TestSchedule:
         plan.finish(took=0.02, jitter=0.0)
         assert plan.due(LOAD).at == pytest.approx(1.4)
 
+    def test_what_may_have_crossed_a_mark_does_not_wait_for_what_the_last_list_cost(self) -> None:
+        plan = plan_with(room=101)
+        plan.start(Due(Level.ALL, 1.0, 0.0), 1.0, LOAD)
+        plan.finish(took=0.02, jitter=0.0)
+        plan.add_look(look(1000), 1.15)
+        assert plan.due(LOAD).at <= 1.15
+        plan.start(plan.due(LOAD), 1.15, LOAD)
+        plan.finish(took=0.02, jitter=0.0)
+        assert plan.due(LOAD).at == pytest.approx(1.8), "the next one waits for both"
+        plan.crossings.hot.clear()
+        plan.heat([KEY], 1.2)
+        assert plan.due(LOAD).at == pytest.approx(1.8), "and is not early again"
+
+    @given(steps=st.lists(st.tuples(st.floats(0.0, 0.5), st.booleans(), st.floats(0.0, 0.2)), min_size=1, max_size=40))
+    def test_the_server_has_its_share_however_often_something_crosses(
+        self, steps: list[tuple[float, bool, float]]
+    ) -> None:
+        """Each step: a pause, whether consumers may be above a mark then, and how long the next reading takes."""
+        plan, now, began, spent, longest = plan_with(room=101), 0.0, None, 0.0, 0.0
+        for pause, crosses, took in steps:
+            now += pause
+            if crosses:
+                plan.crossings.hot.clear()
+                plan.heat([KEY], now)
+            now = max(now, plan.due(LOAD).at)
+            began = now if began is None else began
+            if spent:
+                assert spent / BUDGET.server_share <= now - began + longest / BUDGET.server_share + 1e-6
+            plan.start(plan.due(LOAD), now, LOAD)
+            plan.finish(took, jitter=0.0)
+            spent, longest = spent + took, max(longest, took)
+
     def test_a_failed_try_is_repeated_later_each_time_and_is_no_interval(self) -> None:
         plan = plan_with(room=101)
         waits = []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from nats_backpressure.core.admission.adaptive import OPEN, Shedding, priority_share
 from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.policy.schema import Override, Policy
 from nats_backpressure.protocol.refusal_expiry import aged
 from nats_backpressure.protocol.values import Action, Freshness, Priority, Status
 
+NEAR = 0.01
+"""A change of the share that is smaller than this is not worth a write."""
 LONGEST_DELAY = 86_400_000
 """Milliseconds; no retry delay is longer."""
 
@@ -56,6 +60,12 @@ def current_admission(
         else:
             admission = GatewayAdmission(Action.THROTTLE, None, round(ratio, 4), admission.retry_after)
     return _in_mode(policy, admission)
+
+
+def nearly_stored(admission: GatewayAdmission, stored: GatewayAdmission) -> GatewayAdmission:
+    """What is stored, where that differs by a share of less than NEAR only: all replicas answer it."""
+    near = abs(admission.admit_ratio - stored.admit_ratio) < NEAR
+    return stored if near and replace(admission, admit_ratio=stored.admit_ratio) == stored else admission
 
 
 def with_override(admission: GatewayAdmission, override: Override | None, policy: Policy) -> GatewayAdmission:

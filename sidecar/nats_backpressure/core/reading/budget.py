@@ -11,6 +11,8 @@ QUIET_INTERVAL = 1.0
 """Seconds between two readings of a consumer that is neither hot nor idle: what stall, diagnosis and people need."""
 BURST = 0.2
 """Seconds of the budget that may be used at once after a pause."""
+LOOKS_PER_READING = 0.8
+"""Looks for each reading of what is hot: looks are nearly all that an idle sidecar does, and nearly all its cost."""
 LOOK_SHARE = 0.5
 """The share of the requests that looks may use."""
 
@@ -46,9 +48,8 @@ class Budget(Struct, frozen=True):
 
     def look_interval(self, requests: int, took: float) -> float:
         """Seconds between two looks of so many requests, the last of which took the server so long."""
-        return max(
-            self.min_interval, requests / (LOOK_SHARE * self.requests_per_second), min(took, 1.0) / self.server_share
-        )
+        shortest = self.min_interval / LOOKS_PER_READING
+        return max(shortest, requests / (LOOK_SHARE * self.requests_per_second), min(took, 1.0) / self.server_share)
 
 
 class RequestBudget:

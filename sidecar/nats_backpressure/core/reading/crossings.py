@@ -19,6 +19,8 @@ from nats_backpressure.protocol.values import ConsumerKey
 
 SETTLE_SECONDS = 10.0
 """Seconds without any movement after which a consumer counts as idle: its rates and its diagnosis have settled then."""
+RESTED = 1.0
+"""Seconds at rest after which what comes to a stream may be the beginning of a burst."""
 DISORDER = 1.0
 """Seconds by which a look that another replica received may be older than it seems."""
 
@@ -58,6 +60,7 @@ class Crossings:
         "_first",
         "_moved_at",
         "_series",
+        "began",
         "consumers",
         "earlier",
         "earlier_at",
@@ -80,6 +83,8 @@ class Crossings:
         """Those that exist and do not answer: they are not planned until they are shown again."""
         self.look: StreamLook | None = None
         """The newest look."""
+        self.began = False
+        """Whether the newest look shows the first messages after a rest: more of them may be on their way."""
         self.earlier_at = self.looked_at = self._moved_at = -math.inf
         self._began_at = -math.inf
         """When the first sample was asked for, or the stream moved last before: nothing was seen to move until then."""
@@ -120,6 +125,8 @@ class Crossings:
     def add_look(self, look: StreamLook, at: float) -> bool:
         """Add a look that was answered `at`; returns whether more consumers may be above a mark now."""
         before = self.look
+        grown = before is not None and look.last_seq > before.last_seq
+        self.began = grown and at - self._moved_at >= RESTED
         if before is None or not is_unmoved(before, look):
             self._series += 1
             self._moved_at = at

@@ -34,10 +34,12 @@ class StreamPlan:
     """What is planned for one stream. All times are monotonic."""
 
     __slots__ = (
+        "ahead",
         "answered",
         "born",
         "budget",
         "consumed",
+        "crossed",
         "crossings",
         "free_at",
         "jitter",
@@ -66,6 +68,9 @@ class StreamPlan:
         """Seconds between two readings at each level, as it was lately; an outage does not count."""
         self.tried_at = self.free_at = -math.inf
         """When the last reading began, and from when on the server's share allows the next one."""
+        self.crossed = self.ahead = False
+        """Whether more consumers may be above a mark since then, and whether it began before the share allowed it. What
+        may just have crossed does not wait for what the last list cost, once: the next reading waits for both."""
         self.retry = 0.0
         """Seconds from a failed try to the next one; 0 while the stream can be read."""
         self.woken: Level | None = None
@@ -91,6 +96,7 @@ class StreamPlan:
         """Add a look that was answered `at`; returns whether more consumers may be above a mark now."""
         before, levels = self.crossings.look, self._levels()
         grew = self.crossings.add_look(look, at)
+        self.crossed = self.crossed or grew
         self._begin_levels(levels, at)
         if before is not None and before.consumers != look.consumers:
             self.wake(Level.QUIET, at)
@@ -101,6 +107,7 @@ class StreamPlan:
         """These may be above a mark, for another reason than a sample: returns whether any is hot that was not."""
         levels = self._levels()
         grew = self.crossings.heat(keys)
+        self.crossed = self.crossed or grew
         self._begin_levels(levels, at)
         return grew
 
@@ -176,7 +183,11 @@ class StreamPlan:
             levels.remove(Level.ALL)
         times = [(level, self.read_at[level], self.interval(level, load)) for level in levels]
         lateness = tuple((since, interval) for _, since, interval in times)
-        return [Due(level, max(since + every, self.free_at), since, lateness) for level, since, every in times]
+        free = -math.inf if self.crossed and not self.ahead else self.free_at
+        return [
+            Due(level, max(since + every, self.free_at if level else free), since, lateness)
+            for level, since, every in times
+        ]
 
     def singles(self, level: Level) -> int:
         """How many consumers are best read one by one at this level; 0 if a list is cheaper, or needed."""
@@ -195,7 +206,7 @@ class StreamPlan:
 
     def start(self, due: Due, now: float, load: Load) -> None:
         """A reading begins; it covers the levels below its own too."""
-        self.tried_at = now
+        self.tried_at, self.crossed, self.ahead = now, False, now < self.free_at
         if due.level is Level.ALL:
             self.woken = None
         for level in Level:
@@ -216,7 +227,8 @@ class StreamPlan:
     def finish(self, took: float, jitter: float, *, partial: bool = False) -> None:
         """A reading was answered; `jitter`: a random number from 0 to 1."""
         self.retry, self.jitter, self.answered = 0.0, jitter, True
-        self.free_at = self.tried_at + min(self.budget.max_interval, took / self.budget.server_share)
+        since = max(self.tried_at, self.free_at) if self.ahead else self.tried_at
+        self.free_at = since + min(self.budget.max_interval, took / self.budget.server_share)
         self._measure(took, partial)
 
     def _measure(self, took: float, partial: bool) -> None:

@@ -232,7 +232,4 @@ def _admission(state: SubjectState, record: Record) -> GatewayAdmission:
     policy = deciding_policy(state)
     status = admission_status(state, record.status)
     admission = gateway_admission.current_admission(policy, status, fresh, record.admission, 0.0, state.shedding)
-    # A change of less than a hundredth is not worth a write.
-    near = abs(admission.admit_ratio - record.admission.admit_ratio) < 0.01
-    same = near and replace(admission, admit_ratio=0) == replace(record.admission, admit_ratio=0)
-    return record.admission if same else admission
+    return gateway_admission.nearly_stored(admission, record.admission)
