@@ -8,7 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
+from nats_backpressure.policy.active import IGNORED
+from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.timestamps import format_rfc3339
 from tests.cli.policy_commands import bucket
 from tests.support.command import Command
@@ -62,6 +65,63 @@ async def test_what_the_guard_refuses_is_listed_as_not_applied(
             await eventually(shown, f"both to be {state}")
         ran = await command("override", "ls")
         assert ran.stderr.startswith(f"not applied, though stored: {SUBJECT}. A sidecar refuses them"), ran.stderr
+
+
+def rejected(mark: str, message: str = "must be a number") -> bytes:
+    fields: dict[str, object] = {
+        "id": "x",
+        "type": "policy_rejected",
+        "subject": SUBJECT,
+        "timestamp": "2026-01-01T00:00:00.000Z",
+    }
+    fields |= {"policy_revision": mark}
+    fields |= {"epoch": "e", "from": "inactive", "to": "inactive", "instance": "r", "version": "1"}
+    fields |= {"incident": None, "reasons": [], "diagnosis": None, "pressure": None, "metrics": {}, "thresholds": None}
+    numbers = {"seq": 1, "retry_after_seconds": 0, "admit_ratio": 1}
+    event = fields | numbers | {"errors": [{"path": "pending", "message": message}]}
+    return msgspec.json.encode(event)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("policy", b'{"mode":"observe"}'), ("override", b'{"action":"open","until":"2020"}')]
+)
+@pytest.mark.parametrize(
+    ("published", "is_undone"),
+    [
+        ([rejected("14376e7bbe19bf87")], False),
+        ([rejected("2026-11-27:1")], False),
+        ([rejected("2026-11-27:12")], False),
+        ([b"{", b"[]"], False),
+        ([rejected("2026-11-27:2", IGNORED)], False),
+        ([rejected("2026-11-27:2")], True),
+        ([rejected("2026-11-27:2:unread")], True),
+        ([b"{", rejected("14376e7bbe19bf87"), rejected("2026-11-27:2")], True),
+    ],
+    ids=["of metadata", "of the value before", "another number", "no events", "in part", "its own", "no room", "last"],
+)
+async def test_only_a_rejection_of_what_was_stored_undoes_it(
+    command: Command, nc: Client, kind: str, value: bytes, published: list[bytes], is_undone: bool
+) -> None:
+    kv = await nc.jetstream().create_key_value(bucket="backpressure_policy")
+    key = SUBJECT if kind == "policy" else f"=override.{SUBJECT}"
+    tail = encode(key if kind == "policy" else f"=override.{SUBJECT}")
+    await kv.put(key, value)
+
+    async def answer(message: Msg) -> None:
+        for event in published:
+            await nc.publish(f"backpressure.v1.event.policy_rejected.{tail}", event)
+        await stored.unsubscribe()
+
+    stored = await nc.subscribe(f"$KV.backpressure_policy.{key}", cb=answer)
+    await nc.flush()
+    if kind == "policy":
+        ran = await command("policy", "set", SUBJECT, "-", data="{mode: enforce}")
+    else:
+        ran = await command("override", SUBJECT, "reject", "--for", "10m")
+    assert ran.exit_code == is_undone, ran.stderr
+    assert ("the sidecar rejects it: pending: must be a number" in ran.stderr) is is_undone
+    assert ("a sidecar of an older version knows only a part" in ran.stderr) is (IGNORED in str(published))
+    assert (await bucket(nc, key) == msgspec.json.decode(value)) is is_undone
 
 
 async def test_without_a_bucket_the_error_says_who_creates_it(command: Command) -> None:

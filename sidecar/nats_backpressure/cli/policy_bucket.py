@@ -18,7 +18,7 @@ from msgspec import Struct
 from nats_backpressure.cli.command import decode_reply, jetstream_api
 from nats_backpressure.cli.options import Target
 from nats_backpressure.cli.output import print_note
-from nats_backpressure.policy.active import PolicyValue
+from nats_backpressure.policy.active import IGNORED, PolicyValue, is_of_revision
 from nats_backpressure.policy.external import LARGEST_VALUE, OVERRIDES
 from nats_backpressure.policy.parse import parse_entry, validate_document
 from nats_backpressure.policy.validation import FieldProblem
@@ -129,19 +129,29 @@ async def _write_unless_rejected(
 ) -> int:
     async with service.subscribe([f"{service.names.prefix}.event.policy_rejected.{key.rejection_tail}"]) as rejections:
         revision = await bucket.write(key.name, value, before.revision)
-        try:
-            async with asyncio.timeout(REJECTION_WITHIN):
-                message = await rejections.get()
-        except TimeoutError:
-            return revision
-        if message is None:
-            print_note("stored, but the connection was lost before a sidecar could reject it: check with `policy get`")
+        errors = await _errors_of(revision, rejections)
+        if ignored := [each.line for each in errors if each.message.endswith(IGNORED)]:
+            print_note(f"stored, but a sidecar of an older version knows only a part of it: {'; '.join(ignored)}")
+        if ignored or not errors:
             return revision
         with suppress(Conflict):  # somebody else wrote another value since
             if before.value:
                 await bucket.write(key.name, before.value, revision)
             else:
                 await bucket.remove(key.name, revision)
-    problems = decode_reply(message.data, Event).errors or ()
-    exit_with_problems(f"the sidecar rejects it: {FieldProblem(p.path, p.message).line}" for p in problems)
-    raise click.ClickException("the sidecar rejects it; the bucket is unchanged")
+    exit_with_problems(f"the sidecar rejects it: {problem.line}" for problem in errors)
+    raise SystemExit(1)
+
+
+async def _errors_of(revision: int, rejections: asyncio.Queue[Any]) -> list[FieldProblem]:
+    """Why a sidecar rejects this revision; empty if none does in time. Events about the metadata of a consumer, or
+    about an earlier value, have the same subject."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REJECTION_WITHIN):
+            while (message := await rejections.get()) is not None:
+                with suppress(Unavailable):
+                    event = decode_reply(message.data, Event)
+                    if event.errors and is_of_revision(event.policy_revision or "", revision):
+                        return [FieldProblem(each.path, each.message) for each in event.errors]
+            print_note("stored, but the connection was lost before a sidecar could reject it: check with `policy get`")
+    return []

@@ -22,6 +22,8 @@ MOST_ERRORS, LONGEST_ERROR = 20, 300
 
 NO_ROOM = "does not fit: the bucket holds as many bytes of policies as are read; remove what is no policy"
 IGNORED = "ignored, the rest is in force"
+UNREAD = ":unread"
+"""Ends the mark of a value that was not read, as the bucket is too full."""
 JUDGING_RULES = 4
 """The version of the rules by which a reading and a policy become a status; to be raised with each change of them.
 Replicas of two versions that judge differently would take back what the other one writes."""
@@ -135,7 +137,7 @@ class ActivePolicies:
         below = Layers(self._file, (), self._guard)
         bucket: dict[str, _LastGood] = {}
         for key, value in snapshot.entries.items():
-            mark = f"{snapshot.bucket}:{value.revision}" + ("" if value.fits else ":unread")
+            mark = f"{snapshot.bucket}:{value.revision}" + ("" if value.fits else UNREAD)
             if (last := self._bucket.get(key)) is not None and last.mark == mark:
                 bucket[key] = last
                 yield None
@@ -206,6 +208,11 @@ class ActivePolicies:
         problems = Problems(newer_allowed=True)
         result = parse_metadata(metadata, self.layers, self._guard, subjects, key, problems)
         return (None, result, problems.ignored) if isinstance(result, tuple) else (result, (), problems.ignored)
+
+
+def is_of_revision(mark: str, revision: int) -> bool:
+    """Whether the mark of a refused policy is that of this revision of a key; metadata has marks of its own."""
+    return mark.removesuffix(UNREAD).endswith(f":{revision}")
 
 
 def _subject(key: str) -> str:
