@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,11 +121,48 @@ def test_metadata_is_used_only_where_it_is_trusted() -> None:
 def test_bad_metadata_is_refused_and_the_last_good_stays() -> None:
     active = policies()
     active.set_metadata(KEY, OWN, ("a.b",))
-    changed, rejection = active.set_metadata(KEY, (("backpressure.pending.overload", "many"),), ("a.b",))
+    changed, refusal = active.set_metadata(KEY, (("backpressure.pending.overload", "many"),), ("a.b",))
     assert not changed
-    assert rejection is not None
-    assert rejection.errors[0][0] == "backpressure.pending.overload"
+    assert refusal is not None and refusal.stays
+    assert refusal.rejection.errors[0][0] == "backpressure.pending.overload"
     assert overload(active, key=KEY) == 700
+
+
+TOO_HIGH = (("backpressure.pending.critical", "6000"),)
+"""Refused where `a.b` inherits an overload of 5000."""
+MANY = (("backpressure.pending.overload", "many"),)
+STRICT = Guard(min_pending_overload=1000)
+
+
+@pytest.mark.parametrize(
+    ("read", "file", "guard", "at_once", "after", "refused"),
+    [
+        pytest.param((OWN,), FILE, Guard(), 700, 700, False, id="a good one stays"),
+        pytest.param((OWN, MANY), FILE, Guard(), 700, 700, True, id="the last good one stays, and the bad one is told"),
+        pytest.param((OWN,), FILE, STRICT, 5000, 5000, True, id="one that the guard forbids now goes, and is told"),
+        pytest.param((OWN, MANY), FILE, STRICT, 5000, 5000, True, id="so does the last good one"),
+        pytest.param((TOO_HIGH,), FILE, Guard(), 5000, 5000, True, id="one that was refused is not let in unchecked"),
+        pytest.param((TOO_HIGH,), (), Guard(), 1000, 1000, True, id="nor where the file inherits less"),
+        pytest.param((MANY, OWN), (), Guard(), 700, 700, False, id="a mistake that was corrected is over"),
+    ],
+)
+def test_a_file_that_is_read_again_leaves_the_policies_of_metadata(
+    read: tuple[tuple[tuple[str, str], ...], ...],
+    file: tuple[PolicyEntry, ...],
+    guard: Guard,
+    at_once: float,
+    after: float,
+    refused: bool,
+) -> None:
+    active = policies()
+    for metadata in read:
+        active.set_metadata(KEY, metadata, ("a.b",))
+    active.set_file(file, guard)
+    assert overload(active, key=KEY) == at_once
+    changed, refusal = active.set_metadata(KEY, read[-1], ("a.b",))
+    assert not changed and (refusal is not None) == refused, "the next reading checks it, once"
+    assert overload(active, key=KEY) == after
+    assert active.set_metadata(KEY, read[-1], ("a.b",)) == (False, None)
 
 
 def test_the_same_metadata_changes_nothing() -> None:

@@ -101,7 +101,7 @@ def test_a_number_beyond_its_limit_is_refused_wherever_it_comes_from(field: str)
         active = ActivePolicies((), guard, trust_metadata=True)
         metadata = {f"backpressure.{name}": str(item) for name, item in BESIDE.get(field, {}).items()}
         changed, refused = active.set_metadata(KEY, (*metadata.items(), (f"backpressure.{field}", str(value))), ("a",))
-        assert not changed and refused is not None and refused.errors[0][0] == f"backpressure.{field}"
+        assert not changed and refused is not None and refused.rejection.errors[0][0] == f"backpressure.{field}"
     within = (FieldLimit(field, min=value, max=value), FieldLimit("inflight.overload_ratio", max=1))
     assert refused_by(Guard(limits=within), document) == []
 

@@ -151,13 +151,13 @@ def test_an_override_with_a_field_that_is_not_known_is_refused_since_it_could_ap
 def test_metadata_is_read_in_the_same_way() -> None:
     active, key = ActivePolicies((), Guard(), trust_metadata=True), ConsumerKey("S", "c")
     metadata = (("backpressure.new.field", "1"), ("backpressure.mode", "shadow"), ("backpressure.hold_seconds", "3"))
-    applied, rejection = active.set_metadata(key, metadata, ("a",))
-    assert applied and rejection is not None
-    assert [path for path, _ in rejection.errors] == ["backpressure.new", "backpressure.mode"]
+    applied, refusal = active.set_metadata(key, metadata, ("a",))
+    assert applied and refusal is not None
+    assert [path for path, _ in refusal.rejection.errors] == ["backpressure.new", "backpressure.mode"]
     policy = active.effective("a", key).policy
     assert (policy.hold_seconds, policy.mode) == (3, "observe")
-    applied, rejection = active.set_metadata(key, (("backpressure.new", "1"),), ("a",))
-    assert not applied and rejection is not None and active.effective("a", key).policy.hold_seconds == 3
+    applied, refusal = active.set_metadata(key, (("backpressure.new", "1"),), ("a",))
+    assert not applied and refusal is not None and active.effective("a", key).policy.hold_seconds == 3
 
 
 def test_in_the_settings_file_it_is_a_mistake() -> None:

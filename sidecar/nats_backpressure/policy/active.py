@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from nats_backpressure.policy.external import OVERRIDES, check_bucket_entry, parse_metadata, read_bucket_value
-from nats_backpressure.policy.guard import NO_GUARD
+from nats_backpressure.policy.guard import NO_GUARD, guard_allows
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import LayerEntry, Layers, Sources, is_allowed
 from nats_backpressure.policy.schema import Effective, Guard, Rejection
@@ -35,7 +35,7 @@ class RefusedPolicy(Struct, frozen=True):
     """A policy that was refused, or of which something was ignored."""
 
     subject: str
-    """The decoded key, see `_subject`."""
+    """The decoded key, see `_subject`; empty for metadata, which counts under each subject of its consumer."""
     rejection: Rejection
     in_force: bool = False
     """Whether the policy is in force but for what `rejection` names: a newer version knows that."""
@@ -65,7 +65,8 @@ class ActivePolicies:
         self._bucket: dict[str, _LastGood] = {}
         self._ended = 0.0
         """Unix seconds; overrides that ended before are left out of the layers."""
-        self._own: dict[ConsumerKey, tuple[Metadata, PolicyEntry | None]] = {}
+        self._own: dict[ConsumerKey, tuple[Metadata | None, PolicyEntry | None]] = {}
+        """The metadata that was read last, None where it is to be checked again, and the last good policy of it."""
         self.layers = Layers(self._file, (), guard)
         self.mark = self._file_mark()
         """Identifies the policies of the file, its guard, whether metadata is trusted, what is watched, the rules of
@@ -107,8 +108,7 @@ class ActivePolicies:
         self._bucket = {key: _LastGood("", good, "", read=good) for key, good in sources.bucket.items()}
         self.mark = self._file_mark()
         self._layer()
-        own = self._own if self._trust else {}
-        self._own = {key: (metadata, self._read_own(key, metadata, ())[0]) for key, (metadata, _) in own.items()}
+        self._own = self._to_check_again() if self._trust else {}
 
     def set_file(self, file: Sequence[PolicyEntry], guard: Guard) -> list[RefusedPolicy]:
         """Replace the policies of the file; the layers above are checked again. Returns what is refused now."""
@@ -128,9 +128,17 @@ class ActivePolicies:
             yield refusal
         self._file, self._guard, self._bucket = tuple(file), guard, bucket
         self.mark = self._file_mark()
-        own = self._own.items()
-        self._own = {key: (metadata, self._read_own(key, metadata, ())[0]) for key, (metadata, _) in own}
+        self._own = self._to_check_again()
         self._layer()
+
+    def _to_check_again(self) -> dict[ConsumerKey, tuple[Metadata | None, PolicyEntry | None]]:
+        """The policies of metadata above another file: what the guard allows of them stays until the next reading of
+        its consumer, which shows the subjects that it is checked under; a refusal of it is reported then."""
+        own = ((key, entry) for key, (_, entry) in self._own.items())
+        return {
+            key: (None, entry if entry is not None and guard_allows(entry.fields, self._guard) else None)
+            for key, entry in own
+        }
 
     def bucket_steps(self, snapshot: PolicySnapshot) -> Iterator[RefusedPolicy | None]:
         """The same as `set_bucket` in short steps, see `file_steps`."""
@@ -186,16 +194,19 @@ class ActivePolicies:
 
     def set_metadata(
         self, key: ConsumerKey, metadata: Metadata, subjects: Sequence[str]
-    ) -> tuple[bool, Rejection | None]:
+    ) -> tuple[bool, RefusedPolicy | None]:
         """Whether the policy from the consumer's metadata is another now; and why it was refused if it was, or what is
         ignored of it."""
-        had = self._own.get(key)
-        if not self._trust or (had[0] if had else ()) == metadata:
+        before, good = self._own.get(key, ((), None))
+        if not self._trust or before == metadata:
             return False, None
         entry, problems, ignored = self._read_own(key, metadata, subjects)
-        self._own[key] = (metadata, (had[1] if had else None) if problems else entry)
-        errors = _errors(problems, ignored)
-        return not problems, Rejection(_mark(metadata), errors) if errors else None
+        self._own[key] = (metadata, good if problems else entry)
+        refusal = None
+        if errors := _errors(problems, ignored):
+            rejection = Rejection(_mark(metadata), errors)
+            refusal = RefusedPolicy("", rejection, not problems, bool(problems) and good is not None)
+        return not problems and entry != good, refusal
 
     def forget(self, key: ConsumerKey) -> None:
         """Forget the metadata of a consumer that is gone."""

@@ -150,8 +150,10 @@ class Intake:
             if changed:
                 self.registry.apply_policies(subject)
             if refused is not None:
-                self._report("policy.fields_ignored" if changed else "policy.rejected", key, refused.errors)
-                self.registry.feed(subject, PolicyRefused(refused))
+                self._report(
+                    "policy.fields_ignored" if refused.in_force else "policy.rejected", key, refused.rejection.errors
+                )
+                self.registry.feed(subject, PolicyRefused(refused.rejection))
 
     def remove_uncounted_members(self, stream: FollowedStream, shown: ReadState) -> Membership:
         """Take out members that do not count any more by what was shown, those that are only remembered too."""
