@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 
 from tests.chaos.conftest import Install
 from tests.chaos.installation import FAST, Installation
+from tests.support.earlier_build import earlier_build
 from tests.support.event_checks import STATUS_EVENTS, event_problems, shown
 from tests.support.router import override
 from tests.support.sidecar import eventually
@@ -162,10 +164,12 @@ async def steady_is_judged(nc: Client) -> None:
     await eventually(is_sampled, "a steady latency, sampled, that would be too large as an estimate", 20)
 
 
-async def replace_each(installation: Installation, n: int, watch: Callable[[], Awaitable[None]]) -> None:
-    """The new one starts and serves, then the old one is stopped."""
+async def replace_each(
+    installation: Installation, n: int, watch: Callable[[], Awaitable[None]], build: Mapping[str, str]
+) -> None:
+    """The new one starts and serves, then the old one is stopped. `build`: the environment of the new ones."""
     for i in range(n):
-        await (await installation.add(f"i{n + i}")).sidecar.observing()
+        await (await installation.add(f"i{n + i}", build)).sidecar.observing()
         await asyncio.sleep(SETTLE)
         await installation[i].terminate()
         until = time.monotonic() + SETTLE
@@ -178,9 +182,13 @@ def ids(events: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
     return {subject: [event["id"] for event in these] for subject, these in events.items()}
 
 
-@pytest.mark.parametrize("n", [1, 3])
-async def test_no_event_that_the_load_did_not_cause(install: Install, n: int) -> None:
-    installation = await install(n, settings={"policies": POLICIES})
+@pytest.mark.parametrize(("n", "change"), [(1, ""), (3, ""), (2, "upgrade"), (2, "rollback")])
+async def test_no_event_that_the_load_did_not_cause(install: Install, tmp_path: Path, n: int, change: str) -> None:
+    earlier = earlier_build(tmp_path / "earlier") if change else {}
+    before_it, after_it = (earlier, {}) if change == "upgrade" else ({}, earlier)
+    installation = await install(0, settings={"policies": POLICIES})
+    for i in range(n):
+        await (await installation.add(f"i{i}", before_it)).sidecar.observing()
     load = Load(installation.nc)
     await load.make()
     await override(installation.nc, OVERRIDDEN, "reject", 600)
@@ -198,7 +206,7 @@ async def test_no_event_that_the_load_did_not_cause(install: Install, n: int) ->
         await asyncio.sleep(SETTLE)
         await overridden()
         before = await by_subject(installation)
-        await replace_each(installation, n, overridden)
+        await replace_each(installation, n, overridden, after_it)
         after = await by_subject(installation)
         fired = [event for event in after["k.soon"] if event["type"] == "alert_firing"]
         after["k.soon"] = [event for event in after["k.soon"] if event["type"] != "alert_firing"]
