@@ -99,7 +99,9 @@ async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: S
         found = await doctor.findings("full", 1)
         assert found.keys() == {"overrides", "sampling", "installations"}, found
         assert found["sampling"][0]["remedy"].startswith("where that matters: nats consumer edit ORDERS paid")
-        assert "`team` watches 1 subject of this one: orders.paid" in found["installations"][0]["problem"]
+        assert (
+            "`team` has states of 1 subject that this one watches: orders.paid" in found["installations"][0]["problem"]
+        )
         assert found["overrides"][0]["remedy"] == "nats-backpressure override 'orders.paid' auto"
         odd = await doctor.findings(
             "full",

@@ -17,6 +17,7 @@ from nats_backpressure.config.nats import Nats
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.doctor.server_checks import JWT_SOON
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.protocol.timestamps import format_rfc3339
 from tests.conftest import StartServer
 from tests.simulations.stored_samples import Requests
 from tests.support.cluster import Cluster
@@ -82,10 +83,16 @@ async def test_a_clock_that_is_wrong_is_seen(
     need_server(server.version, (2, 10), "the time in replies")
     nc = await nats.connect(server.url)
     await nc.jetstream().add_stream(name="ORDERS", subjects=["orders"])
+    await Resources(JetStreamApi(Requests(nc)), Names(), 1, 604_800, True).ensure()
+    kv, ours = await nc.jetstream().key_value("backpressure_policy"), time.time
+    for pattern, seconds in (("ended", -45), ("in-force", 45)):  # within what our clock is wrong by
+        until = format_rfc3339(ours() + seconds)
+        await kv.put(f"=override.{pattern}", json.dumps({"action": "open", "until": until}).encode())
     await nc.close()
-    ours = time.time
     monkeypatch.setattr(time, "time", lambda: ours() + shift)
-    (clock,) = (await examined(tmp_path, f"nats: {{servers: ['{server.url}']}}"))["clock"]
+    found = await examined(tmp_path, f"nats: {{servers: ['{server.url}']}}")
+    ((override,), (clock,)) = found["overrides"], found["clock"]
+    assert override["problem"].startswith("the override `in-force` (open until "), override
     assert clock["level"] == ("warning" if seen else "ok")
     assert not seen or (clock["problem"].endswith(f"s {seen} the clock here") and " 90.0 s " in clock["problem"]), clock
 

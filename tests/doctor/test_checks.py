@@ -320,7 +320,7 @@ def test_in_a_fine_world_every_check_is_ok() -> None:
             "installations",
             {"others": (OtherInstallation("team", ("orders.paid", "else")), OtherInstallation("far", ("else",)))},
             "warning",
-            "the installation `team` watches 1 subject of this one: orders.paid",
+            "the installation `team` has states of 1 subject that this one watches: orders.paid",
             "narrow `watch` of one of them",
             id="a second installation",
         ),
@@ -329,6 +329,29 @@ def test_in_a_fine_world_every_check_is_ok() -> None:
 def test_what_is_wrong_is_found_alone(check: str, changes: Any, level: str, problem: str, remedy: str) -> None:
     ((has_level, has_problem, _, has_remedy),) = found(check, **changes)
     assert has_level == level and problem in has_problem and remedy in has_remedy, (has_problem, has_remedy)
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("ephemeral", "consumers: [w]"),
+        ("without acks", "consumers: [w]"),
+        ("it has 9 subjects, more than 8", "nats consumer edit ORDERS w --filter SUBJECT"),
+        ("it has no filter, and its stream shows no subjects", "nats consumer edit ORDERS w --filter SUBJECT"),
+    ],
+)
+def test_what_makes_a_consumer_count_is_what_keeps_it_from_counting(reason: str, remedy: str) -> None:
+    consumer = Consumer(ConsumerKey("ORDERS", "w"), (), reason)
+    ((_, problem, _, has),) = found(
+        "watch", settings=watching(WatchSetting("ORDERS", ("w*",))), consumers=(consumer,), watched=()
+    )
+    assert f"(1 {reason})" in problem and has.endswith(remedy)
+
+
+def test_a_bucket_that_is_watched_by_its_name_counts_without_other_streams() -> None:
+    consumer = Consumer(ConsumerKey("KV_orders", "w"), ("$KV.orders.>",))
+    facts = {"streams": ("KV_orders",), "consumers": (consumer,), "watched": ("$KV.orders.>",)}
+    assert found("watch", settings=watching(WatchSetting("KV_orders")), **facts) == []
 
 
 def test_more_copies_than_servers_are_an_error_before_the_streams_are_made() -> None:

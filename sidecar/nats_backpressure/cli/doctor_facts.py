@@ -131,12 +131,14 @@ class _Gathering:
         )
         entries, entries_unread = await self._entries() if own[2].exists else ({}, None)
         account, account_unread = await self._account()
+        ahead = await self._reader.clock_ahead(looks[0].name) if looks else None
         refused = policies.set_bucket(PolicySnapshot("", entries))
         return replace(
             facts,
             streams=tuple(look.name for look in looks),
             stored={look.name: look.subjects for look in looks},
-            clock_ahead=await self._reader.clock_ahead(looks[0].name) if looks else None,
+            wall=time.time() + (ahead or 0.0),
+            clock_ahead=ahead,
             unread=unread,
             consumers=consumers,
             watched=subjects_of(consumers),

@@ -114,7 +114,7 @@ class Facts(Struct, frozen=True):
     settings: Settings
     server: Server
     wall: float = 0.0
-    """Unix seconds by our clock."""
+    """Unix seconds by the server's clock, where it is known: overrides and JWTs end by that."""
     replaced_by: tuple[str, ...] = ()
     """Variables of the environment that replace what the settings file has."""
     jwt_expires_at: float | None = None

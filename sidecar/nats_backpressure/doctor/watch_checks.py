@@ -18,6 +18,8 @@ from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.protocol.patterns import PatternIndex, covers, glob
 from nats_backpressure.protocol.subjects import Names
 
+BY_NAME: Final = frozenset({"ephemeral", "without acks", "not in watch"})
+"""Why consumers are left out that count once `watch` has their exact name."""
 UNUSED: Final = "it changes nothing; what it was written for has other marks"
 
 ANY: Final = (WatchEntry("*"),)
@@ -70,11 +72,8 @@ def _consumer_globs(facts: Facts, i: int, entry: WatchSetting, consumers: Sequen
         elif matching:
             reasons = Counter(each.left_out or "not in watch" for each in matching)
             why = ", ".join(f"{n:,} {reason}" for reason, n in reasons.items())
-            yield warning(
-                f"{where} matches {count(len(matching), 'consumer')}, none of which counts ({why})",
-                "nothing is watched by it",
-                f"name one exactly to watch it all the same: consumers: [{matching[0].key.consumer}]",
-            )
+            problem = f"{where} matches {count(len(matching), 'consumer')}, none of which counts ({why})"
+            yield warning(problem, "nothing is watched by it", _making_count(matching))
         else:
             hint = closest(pattern, [each.key.consumer for each in consumers])
             existing = count(len(consumers), "consumer" if facts.all_consumers else "watched consumer")
@@ -83,6 +82,15 @@ def _consumer_globs(facts: Facts, i: int, entry: WatchSetting, consumers: Sequen
                 "nothing is watched by it, until there is such a consumer",
                 "correct it in the settings file, or create the consumer",
             )
+
+
+def _making_count(matching: Sequence[Consumer]) -> str:
+    """What makes one of these count: its exact name, but where its subjects are why it does not."""
+    for each in matching:
+        if each.left_out in BY_NAME:
+            return f"name one exactly to watch it all the same: consumers: [{each.key.consumer}]"
+    key = matching[0].key
+    return f"change the subjects that it reads: nats consumer edit {key.stream} {key.consumer} --filter SUBJECT"
 
 
 def policies(facts: Facts) -> Iterator[Finding]:
@@ -185,8 +193,10 @@ def installations(facts: Facts) -> Iterator[Finding]:
             yield unknown(f"what the installation `{other.name}` watches cannot be read: {other.failure.error}")
         elif common := sorted(watched.intersection(other.subjects)):
             yield warning(
-                f"the installation `{other.name}` watches {count(len(common), 'subject')} of this one: {names(common)}",
+                f"the installation `{other.name}` has states of {count(len(common), 'subject')} that this one watches: "
+                f"{names(common)}",
                 "each publishes events and states of its own, reads all again, and gateways of one ignore the other's "
                 "overrides",
-                f"narrow `watch` of one of them; or give both the name {facts.settings.name}: then they share all",
+                "narrow `watch` of one of them (states of what it leaves stay for an hour); or give both the name "
+                f"{facts.settings.name}: then they share all",
             )
