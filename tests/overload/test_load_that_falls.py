@@ -1,5 +1,5 @@
-"""A load that falls from ten times to half of the capacity, under an adaptive share of a real sidecar: the gateway sheds
-hardly anybody who could be served."""
+"""A load that falls from ten times to half of the capacity, under an adaptive share of a real sidecar: the gateway
+sheds hardly anybody who could be served."""
 
 from __future__ import annotations
 
