@@ -14,10 +14,11 @@ BY_CODE: Final = {
     10074: "set publish.replicas to 1, or run the server in a cluster",
     10005: "the cluster has too few servers for publish.replicas: add servers, or lower it",
     10023: "the server or the account has too little memory or disk left: raise the limits of JetStream",
-    10047: "the server has no storage left: raise the limits of JetStream, or free some",
-    10028: "the account has no storage left: raise its limits, or remove streams",
-    10026: "the account may have no more streams: raise its limit",
-    10027: "the account may have no more consumers: raise its limit",
+    10047: "the server or the account has no storage left for JetStream: raise its limits, or remove streams",
+    10028: "the server or the account has no memory left for JetStream: raise its limits, or remove streams",
+    10002: "the account has no storage left: raise its limits, or remove streams",
+    10026: "the account or stream may have no more consumers: raise its max_consumers, or remove some",
+    10027: "the account may have no more streams: raise its max_streams, or remove some",
     10077: "the stream is full: raise its max_bytes, or free some",
     10054: "the stream takes no message of this size: raise its max_msg_size",
     10109: "the stream is sealed: it must be removed, it is then created again",
@@ -25,6 +26,7 @@ BY_CODE: Final = {
 }
 """By the server's error code, which ends the text of an error."""
 CODE: Final = re.compile(r"\(\d+, (\d+)\)|\d+ \((\d+)\)")
+BOTH_ACCOUNTS: Final = "`nats-backpressure permissions --config FILE` prints both accounts"
 TRIED: Final = "it is tried again; look at the server's log if it stays so"
 
 
@@ -32,15 +34,26 @@ def remedy(nats: Nats, error: str) -> str:
     """What an operator can do about an error."""
     if (denied := denial(error)) is not None:
         return f"allow it to {denied.kind} {_all_like(denied.subject)}; {ALL_RIGHTS}"
-    if (match := CODE.search(error)) and (known := BY_CODE.get(int(match[1] or match[2]))) is not None:
+    if known := remedy_of_code(error):
         return known
     if "no responders" in error:
         return _nobody_answers(nats, error)
+    if nats.js_api_prefix and error.startswith(f"{nats.api_prefix}.$KV."):
+        return f"import the buckets of that account too, not its API alone: {BOTH_ACCOUNTS}"
     if "in time" in error:
-        return "the server is slow, has no leader for a stream, or cannot reply: look at `nats server report jetstream`"
+        return (
+            "the server is slow, has no leader for a stream (`nats server report jetstream`), or may not reply to us "
+            "(a line `rights.missing` then names our inbox)"
+        )
     if "manage_resources" in error:
         return "run the command of the line `resources.missing`, or set publish.manage_resources to true"
     return TRIED
+
+
+def remedy_of_code(error: str) -> str:
+    """What the code at the end of an error calls for; empty for one without, or one that is not known."""
+    match = CODE.search(error)
+    return BY_CODE.get(int(match[1] or match[2]), "") if match else ""
 
 
 def _all_like(subject: str) -> str:
@@ -57,7 +70,9 @@ def _nobody_answers(nats: Nats, error: str) -> str:
     if nats.js_domain:
         return f"no JetStream of the domain `{nats.js_domain}` can be reached: correct or remove nats.js_domain"
     if nats.js_api_prefix:
-        return f"nobody answers under `{nats.js_api_prefix}`: correct nats.js_api_prefix, or the account's imports"
+        return (
+            f"nobody answers under `{nats.js_api_prefix}`: correct nats.js_api_prefix, or the imports: {BOTH_ACCOUNTS}"
+        )
     return (
         "enable JetStream on the server (`jetstream {}`) and for this account; if it runs elsewhere, set nats.js_domain"
     )

@@ -22,6 +22,7 @@ from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.api_types import StreamInfo
+from nats_backpressure.adapters.nats.remedies import remedy_of_code
 from nats_backpressure.adapters.nats.stream_position import StreamPosition
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.runtime.ports import Clock, Unavailable
@@ -142,7 +143,8 @@ class StreamFollower:
             stream=self.stream,
             error=error,
             cost="what other replicas store is read by one request each, and late",
-            hint="correct what `error` names; where that is a right, or nothing is answered or delivered, allow it to "
+            hint=remedy_of_code(error)
+            or "correct what `error` names; where that is a right, or nothing is answered or delivered, allow it to "
             f"publish {api}.CREATE.{self.stream}.> and {api}.MSG.NEXT.{self.stream}.*",
         )
 
