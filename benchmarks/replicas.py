@@ -2,7 +2,7 @@
 
 1,000 consumers in 8 streams, a tenth of them busy; and two replicas on one stream, which one of them reads. CPU time is
 from /proc, in percent of one core; API requests are those of the account, less what there is without a sidecar; writes
-are those to the state bucket, most of them heartbeats. Then the reader of a stream is killed again and again, and an
+are those to the state bucket. Then the reader of a stream is killed again and again, and an
 overload begins there at once: the time until it is published is that of the takeover and of the detection.
 """
 
@@ -42,7 +42,9 @@ ASK_EVERY = 0.02
 """Seconds between two decisions, whose longest silence is measured."""
 SEEN_WITHIN = 30.0
 SETTLE = 5.0
-"""Seconds after the last start before anything is measured."""
+"""Seconds after a start before anything is done."""
+LEARNT = 45.0
+"""Seconds after the last start before costs are measured: by then each subject has stored what it learnt at first."""
 
 
 def _count(n: int, what: str) -> str:
@@ -160,7 +162,7 @@ async def _costs(case: Case, scale: Scale) -> Costs:
             sidecars = [SidecarProcess(server.url, {"instance": f"i{i}"}) for i in range(case.replicas)]
             for sidecar in sidecars:
                 await stack.enter_async_context(sidecar)
-            await asyncio.sleep(2 * min(SETTLE, scale.seconds))
+            await asyncio.sleep(min(LEARNT, scale.seconds * 1.5))
             costs = await _window(client, server.pid, sidecars, scale.seconds)
     progress(f"{case.name}: {costs.requests:.0f} requests/s, reads {[one.reads for one in costs.sidecars]}")
     return Costs(costs.requests - without.requests, costs.server - without.server, costs.sidecars, costs.writes)
