@@ -30,7 +30,7 @@ SHORT = (
     "test_what_others_do_to_the_stored_state_is_repaired[3-garbage]",
     "test_what_a_replica_that_died_left_unsent_is_published[monitoring_lost]",
     "test_a_server_that_is_away_for_a_while[3-killed]",
-    "test_one_replica_is_cut_off[half_open-2]",
+    "test_one_replica_is_cut_off[reader-half_open-2]",
     "test_no_event_that_the_load_did_not_cause[1-]",
     "test_an_upgrade_and_a_rollback_in_incidents",
 )

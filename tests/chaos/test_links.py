@@ -11,7 +11,7 @@ from tests.chaos.conftest import Install
 from tests.chaos.installation import Installation
 
 
-async def during(installation: Installation, i: int, how: str, dice: random.Random, seconds: float) -> None:
+async def during(installation: Installation, i: int, how: str, seconds: float) -> None:
     """Replica `i` is cut off over one change."""
     replica = installation[i]
     getattr(replica, how)()
@@ -21,12 +21,20 @@ async def during(installation: Installation, i: int, how: str, dice: random.Rand
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("how", ["partition", "half_open"])
-async def test_one_replica_is_cut_off(install: Install, dice: random.Random, rounds: int, how: str, n: int) -> None:
+@pytest.mark.parametrize("which", ["reader", "other"])
+async def test_one_replica_is_cut_off(
+    install: Install, dice: random.Random, rounds: int, which: str, how: str, n: int
+) -> None:
+    """The one that reads the stream, or one that receives its readings."""
+    if n == 1 and which == "other":
+        pytest.skip("a single replica reads")
     installation = await install(n)
     for _ in range(rounds):
         for change in (installation.overload, installation.calm):
             seconds = dice.choice([0.5, 3.0, 12.0])
-            cutting = asyncio.create_task(during(installation, dice.randrange(n), how, dice, seconds))
+            reader = await installation.reader()
+            victim = reader if which == "reader" else dice.choice([i for i in range(n) if i != reader])
+            cutting = asyncio.create_task(during(installation, victim, how, seconds))
             await asyncio.sleep(dice.uniform(0.0, 0.5))
             await change()
             await cutting

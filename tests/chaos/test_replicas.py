@@ -11,6 +11,7 @@ import pytest
 from tests.chaos.conftest import Install
 from tests.chaos.installation import FAST, Installation, Replica
 from tests.support.background import meanwhile
+from tests.support.event_checks import MONITORING_EVENTS
 
 Strike = Callable[[Replica, random.Random], Awaitable[None]]
 
@@ -64,6 +65,32 @@ async def test_strikes_at_any_moment(
             await change()
             await striking
     await installation.check()
+
+
+LONG = 40.0
+"""Seconds: longer than `unknown_after_seconds`, and than any other limit of a replica that runs."""
+
+
+@pytest.mark.parametrize("over", ["the rise", "the fall"])
+@pytest.mark.parametrize("n", [1, 3])
+async def test_one_that_is_suspended_for_longer_than_any_limit(install: Install, n: int, over: str) -> None:
+    """The one that reads and writes. It adds nothing when it goes on; alone it publishes late what it finds then."""
+    installation = await install(n)
+    if over == "the fall":
+        await installation.overload()
+    suspended = installation[await installation.reader()]
+    suspended.sidecar.pause()
+    try:
+        await (installation.overload if over == "the rise" else installation.calm)(seen=n > 1)
+        await asyncio.sleep(LONG)
+    finally:
+        suspended.sidecar.resume()
+    await installation.led_to("warning" if over == "the rise" else "inactive")
+    await installation.agree()
+    if over == "the rise":
+        await installation.calm()
+    await installation.check()
+    assert not [event for event in await installation.events() if event["type"] in MONITORING_EVENTS]
 
 
 @pytest.mark.parametrize("leaves", ["kill", "terminate"])

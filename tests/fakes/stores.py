@@ -38,6 +38,10 @@ class FakeStateStore:
         self._followers: list[Callable[[str, Stored], None]] = []
         self._heartbeats: list[Callable[[bytes], None]] = []
 
+    is_current = True
+
+    def connected(self) -> None: ...
+
     async def load_all(self) -> dict[str, Stored]:
         self.faults.strike(self.faults.before)
         loaded = {subject: self._stored(subject, *kept) for subject, kept in self.values.items()}

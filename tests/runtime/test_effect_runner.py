@@ -84,9 +84,9 @@ class World:
         )
 
     def publishes(self, one: SubjectEvent | None) -> None:
-        """The subject publishes this event, or none any more."""
-        publishing = None if one is None else one.id
-        state = SubjectState(SUBJECT, Policy(), 0.0, record=RECORD, revision=1, publishing=publishing)
+        """The subject publishes this event, or none any more; it writes with the nonce `n`."""
+        publishing, writing = None if one is None else one.id, Writing(RECORD, 0, "n")
+        state = SubjectState(SUBJECT, Policy(), 0.0, record=RECORD, revision=1, publishing=publishing, writing=writing)
         self.subjects[SUBJECT] = state
 
     def feed(self, subject: str, input_: Input) -> None:
@@ -178,6 +178,26 @@ class TestWriting:
     async def test_a_subject_that_is_gone_is_not_written(self) -> None:
         world = World()
         assert await world.perform(WriteRecord("gone", Writing(RECORD, 0, "n"))) == [] and not world.store.values
+
+    async def test_what_was_given_up_for_another_record_is_not_written(self) -> None:
+        world = World()
+        assert await world.perform(WriteRecord(SUBJECT, Writing(RECORD, 0, "before"))) == [] and not world.store.values
+
+    async def test_nothing_is_written_or_published_until_what_is_stored_was_read_on_this_connection(self) -> None:
+        world = World()
+        world.store.is_current = False
+        async with world.running() as runner:
+            runner.perform([WriteRecord(SUBJECT, Writing(RECORD, 0, "n")), PublishEvent(SUBJECT, event(1))])
+            await world.clock.run(3.0)
+            assert not world.store.values and not world.publisher.events
+            world.store.is_current = True
+            await world.clock.run(5.0)
+            assert world.store.values and world.publisher.events
+
+    async def test_no_event_of_a_record_in_doubt_is_published(self) -> None:
+        world = World()
+        world.subjects[SUBJECT] = replace(world.subjects[SUBJECT], doubted=True)
+        assert await world.perform(PublishEvent(SUBJECT, event(1)), seconds=3.0) == [] and not world.publisher.events
 
 
 class TestPublishing:

@@ -268,6 +268,20 @@ class RemoteStateStore(Remote):
         self._heartbeat = b""
         self.on_heartbeat: Callable[[Heartbeat], None] = lambda heartbeat: None
 
+    @property
+    def is_current(self) -> bool:
+        return self._link.made_at == self._read_on
+
+    def connected(self) -> None:
+        self._again = True
+        self._woken.set()
+
+    async def load_all(self) -> Any:
+        made_at = self._link.made_at
+        loaded = await self._link.call(self._target.load_all)
+        self._read_on = made_at
+        return loaded
+
     async def write_heartbeat(self, value: bytes) -> bool:
         self._heartbeat = value
         written: bool = await self._link.call(lambda: self._target.write_heartbeat(value))

@@ -254,8 +254,10 @@ class EffectRunner:
         )
 
     async def _write(self, subject: str, writing: Writing) -> None:
-        if (state := self._registry.subjects.get(subject)) is None:
-            return
+        state = self._registry.subjects.get(subject)
+        if state is None or state.writing is None or state.writing.nonce != writing.nonce:
+            return  # what is stored is another record now
+        self._require_current()
         late = self._clock.now().mono - writing.started_at >= AT_ONCE_WITHIN
         if late and writing.record.unknown and self._registry.contexts.others.are_cut_off():  # it may be known by now
             self._registry.feed(subject, WriteConflict(writing.nonce))
@@ -275,6 +277,11 @@ class EffectRunner:
         self._report_written(writing.record)
         self._registry.feed(subject, WriteDone(writing.nonce, revision))
 
+    def _require_current(self) -> None:
+        """Raise Unavailable between a reconnect and the reading of what is stored: the store may have gone back."""
+        if not self._store.is_current:
+            raise Unavailable("what is stored is read again since the connection was made")
+
     def _report_written(self, record: Record) -> None:
         state = self._registry.subjects.get(record.subject)
         old = state.record if state and not state.unstored else None
@@ -289,6 +296,9 @@ class EffectRunner:
         state = self._registry.subjects.get(subject)
         if state is not None and state.publishing != event.id:
             return  # it has another number now, or another replica has published it
+        self._require_current()
+        if state is not None and state.doubted:
+            raise Unavailable("what is stored is read again")
         try:
             await self._publisher.publish(event)
         except PublishConflict as conflict:

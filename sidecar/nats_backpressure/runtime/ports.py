@@ -103,6 +103,14 @@ class StateStore(Protocol):
     on_heartbeat: Callable[[messages.Heartbeat], None]
     """Called with each heartbeat that another replica stored, while `follow` runs; for its reader to set."""
 
+    def connected(self) -> None:
+        """A connection was made: what is stored may be older than what was known."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether `follow` has read on this connection what is stored, or cannot. Until then nothing is to be concluded
+        from what was stored before: a revision may stand for something else."""
+
     async def load_all(self) -> dict[str, Stored]:
         """Every subject's record, for the caller to keep. Raises Unavailable; the next call continues where this one
         failed, so that it ends however slow the store is."""

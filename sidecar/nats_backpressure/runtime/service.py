@@ -90,6 +90,7 @@ class Service:
 
     def announce(self) -> None:
         """A connection was made."""
+        self._store.connected()
         self._replicas.announce()
         self._effects.retry_now()
 

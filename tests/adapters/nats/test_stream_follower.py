@@ -439,3 +439,40 @@ async def test_without_rights_another_stream_is_read_from_its_beginning(
             await followed.publish("b")
             await followed.look()
             await followed.took("a", "b")
+
+
+async def test_after_a_reconnect_it_is_current_once_everything_was_read_on_the_new_connection(
+    followed: Followed,
+) -> None:
+    """Also where it has just begun to wait for its next try: nothing is written meanwhile."""
+    async with following(followed):
+        before, url = len(followed.read), followed.nc.connected_url
+        assert followed.follower.is_current and url is not None
+        async with await nats.connect(url.geturl()) as other:
+            followed.client = other
+            assert not followed.follower.is_current
+            followed.follower.connected()
+            assert not followed.follower.is_current
+
+            async def is_current() -> bool:
+                return followed.follower.is_current
+
+            await eventually(is_current, "it to be read on the new connection", 5)
+            assert len(followed.read) == before + 1
+            followed.client = followed.nc
+
+
+async def test_where_it_cannot_be_read_it_counts_as_current_after_some_tries(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "TIMEOUT", 0.2)
+    server = await start_server(users(", ".join(MISSING.values())))
+    async with await nats.connect(server.url, user="sidecar", password="s", error_cb=ignore) as sidecar:
+        followed = Followed(sidecar)
+        assert not followed.follower.is_current
+        async with meanwhile(followed.follower.run()):
+
+            async def is_current() -> bool:
+                return followed.follower.is_current
+
+            await eventually(is_current, "it to be taken for current", 10)

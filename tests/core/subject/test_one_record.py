@@ -159,3 +159,17 @@ def test_a_record_that_is_begun_anew_forgets_the_number_that_another_one_was_to_
     state, effects = step(state, RecordLoaded(older, 1, instead=RecordCreated("new", 1)), Now(1001.0, 1001.0), context)
     (write,) = effects
     assert isinstance(write, WriteRecord) and (write.writing.record.epoch, write.writing.record.seq) == ("new", 1)
+
+
+def test_an_event_that_the_stream_has_lost_with_the_record_of_its_publication_is_published_again() -> None:
+    """Both went back; else the next event would follow one that nobody has."""
+    store, (replica,) = overloaded("a")
+    event = store.events[0]
+    assert replica.state.record is not None
+    record = replace(replica.state.record, unsent=(event,))
+    state = replace(replica.state, record=record, published=frozenset({event.id}), must_reload=True, loading=True)
+    context = StepContext(10.0, 30.0, writer="a", newest_read_at=1001.0)
+    state, effects = step(state, RecordCreated("new"), Now(1001.0, 1001.0), context)
+    (write,) = effects
+    assert isinstance(write, WriteRecord) and event.id not in state.published
+    assert [(one.epoch, one.seq) for one in write.writing.record.unsent] == [("new", event.seq)]

@@ -92,6 +92,13 @@ class JetStreamStateStore:
             self._follower.read_again()  # keys went without a trace
         self._follower.take_look(look, asked_at)
 
+    def connected(self) -> None:
+        self._follower.connected()
+
+    @property
+    def is_current(self) -> bool:
+        return self._follower.is_current
+
     async def follow(self, take: Callable[[str, Stored], None]) -> None:
         self._take = take
         await self._follower.run()

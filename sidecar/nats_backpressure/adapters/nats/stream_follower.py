@@ -45,6 +45,8 @@ LOGGED_AT, RARELY = 5, 30.0
 """The failed try at which it is logged as a warning, and seconds before the next one from then on."""
 SINGLY = 1000
 """Messages at the end of another stream that are read by a request each."""
+TRIES = 2
+"""Failed tries on one connection after which what is stored there counts as current: a right may be missing."""
 ENDED = frozenset({"404", "408"})
 """The status with which the server ends a pull in time."""
 
@@ -72,6 +74,9 @@ class StreamFollower:
         self._take, self._read_all = take, read_all
         self._read_on: Client | None = None
         """The connection on which everything was read; None where it must be read again."""
+        self._tried: tuple[Client | None, int] = None, 0
+        """The connection of the last failed try, and how many failed on it."""
+        self._connected = asyncio.Event()
         self._target, self._target_at = 0, math.inf
         """A sequence that a list has shown, and the monotonic time by which it must be reached."""
         self._received: deque[Msg] = deque(maxlen=2 * BATCH)
@@ -86,6 +91,20 @@ class StreamFollower:
         """Read all that is stored again, soon."""
         self._read_on = None
         self._woken.set()
+
+    def connected(self) -> None:
+        """A connection was made: everything is read again on it, at once."""
+        self._connected.set()
+        self.read_again()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether everything was read on this connection, or cannot be: until then the stream may be an older one."""
+        try:
+            client = self._client()
+        except Unavailable:
+            return False
+        return client is self._read_on or self._tried == (client, TRIES)
 
     def take_look(self, look: StreamLook, asked_at: float) -> None:
         """A list of streams was read, which was asked for then."""
@@ -114,6 +133,7 @@ class StreamFollower:
         delays, failed = backoff(self._clock, FIRST_RETRY, LAST_RETRY), 0
         while True:
             raise_if_cancelled()
+            self._connected.clear()
             started, error = self._clock.now().mono, await self._try_to_follow()
             # An outage says nothing of rights; and who creates the stream logs that it is missing.
             failed = 0 if error in (None, self._missing) or not self._is_connected() else failed + 1
@@ -122,7 +142,7 @@ class StreamFollower:
             if error is not None:
                 self._report(error, log.warning if failed == LOGGED_AT else log.debug)
             delay = RARELY if failed >= LOGGED_AT else next(delays)
-            await (self._read_singly(delay) if failed > 1 else self._clock.sleep(delay))
+            await (self._read_singly(delay) if failed > 1 else self._clock.wait(self._connected, delay))
 
     @property
     def _missing(self) -> str:
@@ -130,9 +150,12 @@ class StreamFollower:
 
     async def _try_to_follow(self) -> str | None:
         """The life of one consumer; returns what is wrong if it delivered nothing."""
+        client = None
         try:
-            await self._follow()
+            client = self._client()
+            await self._follow(client)
         except (Unavailable, TimeoutError, nats.errors.Error) as error:
+            self._tried = client, min(TRIES, self._tried[1] + 1 if client is self._tried[0] else 1)
             return str(error) or type(error).__name__
         return None
 
@@ -151,7 +174,7 @@ class StreamFollower:
     async def _read_singly(self, seconds: float) -> None:
         """For some seconds, read what the lists of streams show, without a consumer."""
         ends_at = self._clock.now().mono + seconds
-        while (left := ends_at - self._clock.now().mono) > 0:
+        while (left := ends_at - self._clock.now().mono) > 0 and not self._connected.is_set():
             raise_if_cancelled()
             self._woken.clear()
             try:
@@ -175,9 +198,9 @@ class StreamFollower:
                 self._take(message)
         self._target_at = math.inf
 
-    async def _follow(self) -> None:
+    async def _follow(self, client: Client) -> None:
         """The life of one consumer; returns when another one is needed. Raises Unavailable where it did not work."""
-        client, position, info = self._client(), self.position, await self._js.stream(self.stream)
+        position, info = self.position, await self._js.stream(self.stream)
         if info is None:
             raise Unavailable(self._missing)
         last = info.state.last_seq
