@@ -103,7 +103,7 @@ def with_created(state: SubjectState, input_: RecordCreated, now: Now, *, stored
     )
     if ours is not None:
         published = frozenset(event.id for event in ours.unsent if event.id in state.published)
-        if agrees(ours, input_):  # those that the stream has, of any replica, are not published again; those it lost are
+        if agrees(ours, input_):  # what the stream has, of any replica, is not published again; what it lost is
             published = frozenset(event.id for event in ours.unsent if event.seq <= input_.seq)
         unpublished = len(ours.unsent) - len(published)
         if not unpublished and not state.members and not stored:  # another replica has removed the key
