@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import Any
 
 import pytest
@@ -55,3 +56,9 @@ async def test_the_error_gives_the_reason(
     with pytest.raises(Overloaded, match=reason) as refused:
         await client.publish(nc.jetstream(), SUBJECT)
     assert refused.value.admission.override == ("override" in fields)
+
+
+def test_the_error_can_come_from_another_process() -> None:
+    error = Overloaded(SUBJECT, BackpressureClient.fixed("reject", retry_after_seconds=7).admit(SUBJECT))
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.retry_after_seconds) == (str(error), 7) and copy.admission == error.admission

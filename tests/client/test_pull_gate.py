@@ -217,6 +217,26 @@ async def test_without_responders_and_after_a_reconnect_its_inbox_still_works(
         assert len(service.requests) > asked
 
 
+async def test_while_it_connects_again_no_pull_is_kept_for_the_next_connection(
+    server: NatsServer, nc: Client, client: BackpressureClient, subscription: Subscription
+) -> None:
+    """An outage of ten minutes would have a message served for each second of it, whatever is granted then."""
+    await publish(nc, 5)
+    gate, other = PullGate(client, subscription, SUBJECT), PullGate(client, subscription, SUBJECT)
+    async with FakeDecisionService(nc, grants(1)):
+        await (await gate.fetch(1))[0].ack_sync()
+        await (await other.fetch(1))[0].ack_sync()
+        await server.kill()
+        await wait_until(lambda: nc.is_reconnecting, "the loss")
+        sent, subscribed = nc.stats["out_msgs"], len(nc._subs)
+        for _ in range(2):
+            with pytest.raises(NatsTimeoutError):
+                await gate.fetch(1, timeout=0.3)
+        assert nc.stats["out_msgs"] == sent
+        await other.unsubscribe()
+        assert len(nc._subs) == subscribed - 2, "the next connection has neither its inbox"
+
+
 async def test_what_a_cancelled_fetch_pulls_is_returned_by_the_next_one(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:

@@ -57,7 +57,8 @@ class Inbox:
         return message
 
     async def close(self) -> None:
-        if self._subscription is not None and not self._subscription._closed and self._nc.is_connected:
+        # Also while it connects again, or the next connection would have it.
+        if self._subscription is not None and not self._subscription._closed and not self._nc.is_closed:
             await self._subscription.unsubscribe()
 
     async def _receive(self, message: Msg) -> None:

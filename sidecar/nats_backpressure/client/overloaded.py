@@ -9,11 +9,13 @@ class Overloaded(Exception):
     """The message was not published. `admission` has what was decided; `retry_after_seconds` is without jitter."""
 
     def __init__(self, subject: str, admission: Admission) -> None:
-        super().__init__(
-            f"not published to {subject[:200]}: {_reason(admission)}; try again in {admission.retry_after_seconds:g} s"
-        )
+        super().__init__(subject, admission)  # what another process makes it from again (pickle)
         self.subject, self.admission = subject, admission
         self.retry_after_seconds = admission.retry_after_seconds
+
+    def __str__(self) -> str:
+        seconds = f"{self.retry_after_seconds:g}"
+        return f"not published to {self.subject[:200]}: {_reason(self.admission)}; try again in {seconds} s"
 
 
 def _reason(admission: Admission) -> str:

@@ -19,6 +19,7 @@ from nats.js.api import ConsumerInfo
 from nats_backpressure.client.client import CLOSE_TIMEOUT, BackpressureClient
 from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.requests import Answer
+from nats_backpressure.client.state_watch import LINK_POLL
 
 GRANT_SECONDS = 1.0
 """Seconds for which the sidecar counts a grant: no pull waits longer before the gate asks again."""
@@ -178,6 +179,9 @@ class PullGate:
         """The messages; if nothing is granted, also the seconds to wait."""
         if late := await self._take_late(batch):
             return late, 0.0
+        if self._subscription._nc.is_reconnecting:
+            # nats-py would keep the pull for the next connection: after an outage the server would serve all of them.
+            return [], LINK_POLL
         asked_at, unused, self._unused = time.monotonic(), self._unused, 0
         lost = self._forget_ended()
         decision = await self._client.decide(
