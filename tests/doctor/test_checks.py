@@ -543,6 +543,9 @@ def test_a_stream_of_ours_for_which_the_account_has_no_room_is_an_error() -> Non
         "the account has 3 of 3 streams, and KV_backpressure_state is missing",
     )
     assert [each.level for each in examine(replace(facts, own=OWN)) if each.check == "account"] == ["ok"]
+    facts = replace(facts, own=own(2, exists=False))
+    (found,) = [each for each in examine(facts) if each.check == "account"]
+    assert (found.level, found.cost) == ("warning", "only the policies of the file are in force")
 
 
 def test_the_limits_of_an_account_are_shown_where_they_leave_room() -> None:

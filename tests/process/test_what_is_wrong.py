@@ -222,6 +222,22 @@ async def test_a_state_bucket_that_is_full_is_named_until_it_has_room(
             assert len(lines(sidecar, "stage.failing", stage="write")) == 1
 
 
+@pytest.mark.slow
+async def test_without_room_for_the_policy_bucket_it_works_until_there_is(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    config = account(jetstream="{max_streams: 3}")
+    server = await start_server(config)
+    await add_router(server, config)
+    async with sidecar_of(tmp_path, server, config) as sidecar:
+        await sidecar.observing()
+        said = await line(sidecar, "resources.without", lambda each: True, stream="KV_backpressure_policy")
+        assert said["error"] == "maximum number of streams reached (400, 10027)"
+        assert "no more streams" in said["hint"] and "only the policies of the file" in said["cost"]
+        server.reload(ALL)
+        await line(sidecar, "resources.created", lambda each: True, stream="KV_backpressure_policy")
+
+
 async def test_without_room_for_its_consumers_it_works_and_says_what_that_costs(
     start_server: StartServer, tmp_path: Path
 ) -> None:

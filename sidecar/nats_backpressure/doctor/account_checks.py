@@ -7,7 +7,7 @@ from typing import Final
 
 from nats_backpressure.doctor.facts import Account, Facts
 from nats_backpressure.doctor.findings import Finding, error, warning
-from nats_backpressure.doctor.right_costs import NOT_STORED
+from nats_backpressure.doctor.right_costs import FILE_ALONE, NOT_STORED
 from nats_backpressure.doctor.text import names
 
 FULL: Final = (
@@ -20,7 +20,7 @@ NEARLY: Final = 0.8
 """The share of a limit from which on it is a warning."""
 RAISE: Final = (
     "raise the limits of the account (`jetstream` in the server's configuration, or `nsc edit account`), or "
-    " delete what nobody needs: `nats stream report` shows the sizes"
+    "delete what nobody needs: `nats stream report` shows the sizes"
 )
 
 
@@ -44,10 +44,13 @@ def _bytes(has: Account) -> Iterator[Finding]:
 
 
 def _streams(facts: Facts, has: Account) -> Iterator[Finding]:
-    missing = [each.name for each in facts.own if not each.exists and each.failure is None]
+    absent = [each for each in facts.own if not each.exists and each.failure is None]
+    missing = [each.name for each in absent]
     if missing and 0 <= has.max_streams < has.streams + len(missing):
         held = f"the account has {has.streams:,} of {has.max_streams:,} streams"
-        yield error(f"{held}, and {names(missing)} {_are(missing)} missing", NOT_STORED, RAISE)
+        problem = f"{held}, and {names(missing)} {_are(missing)} missing"
+        optional = all(each.optional for each in absent)
+        yield warning(problem, FILE_ALONE, RAISE) if optional else error(problem, NOT_STORED, RAISE)
 
 
 def _are(missing: list[str]) -> str:

@@ -13,6 +13,7 @@ from nats_backpressure.protocol.inboxes import SHARED, inbox_of
 from nats_backpressure.protocol.subjects import Names
 
 NOTHING: Final = "nothing is read, no status is known, and no request is answered"
+FILE_ALONE: Final = "only the policies of the file are in force"
 NOT_STORED: Final = "no state and no event can be stored: gateways that watch learn nothing"
 
 
@@ -44,7 +45,7 @@ def _creating(stream: str, facts: Facts) -> tuple[Level, str]:
     if not facts.settings.publish.manage_resources:
         return "note", f"none: publish.manage_resources is false, so {stream} is created by others"
     if own.optional:
-        return "warning", f"{stream} cannot be created: only the policies of the file are in force"
+        return "warning", f"{stream} cannot be created: {FILE_ALONE}"
     return "error", f"{stream} cannot be created: {NOTHING}"
 
 

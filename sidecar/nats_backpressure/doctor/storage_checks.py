@@ -8,7 +8,7 @@ from typing import Final
 from nats_backpressure.doctor.account_checks import FULL
 from nats_backpressure.doctor.facts import Facts, OwnStream
 from nats_backpressure.doctor.findings import Finding, error, note, warning
-from nats_backpressure.doctor.right_costs import NOT_STORED
+from nats_backpressure.doctor.right_costs import FILE_ALONE, NOT_STORED
 from nats_backpressure.doctor.text import names
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import Names
@@ -38,7 +38,7 @@ def _missing(facts: Facts, stream: OwnStream) -> Finding:
     """A sidecar that may create it and can creates it: then nothing is wrong yet."""
     publish, problem = facts.settings.publish, f"{stream.name} does not exist"
     make = warning if stream.optional else error
-    cost = "only the policies of the file are in force" if stream.optional else NOT_STORED
+    cost = FILE_ALONE if stream.optional else NOT_STORED
     make_it = f"run: {stream.make_it}"
     if _cluster(facts) and publish.replicas < SAFE_FROM:
         make_it = f"{WITH_SERVERS}, set publish.replicas to {SAFE_FROM} first, here too: {make_it}"

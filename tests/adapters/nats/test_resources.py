@@ -78,6 +78,8 @@ async def test_without_the_right_to_make_a_policy_bucket_the_rest_is_made_all_th
     with capture_logs() as logs:
         await resources(nc).ensure()
     assert {line["event"] for line in logs} >= {"resources.refused", "resources.without"}
+    (without,) = [line for line in logs if line["event"] == "resources.without"]
+    assert without["error"] and without["hint"] and "only the policies of the file" in without["cost"]
     assert (await nc.jetstream().stream_info(f"KV_{NAMES.state_bucket}")).config.name
 
 

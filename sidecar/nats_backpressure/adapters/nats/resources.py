@@ -61,7 +61,14 @@ class Resources:
             await self._ensure(self._optional)
         except Unavailable as error:
             name = self._optional["name"]
-            self._log_once(f"without {name}", "resources.without", stream=name, error=str(error))
+            self._log_once(
+                f"without {name} {error}",
+                "resources.without",
+                stream=name,
+                error=str(error),
+                cost="only the policies of the file are in force, and no overrides",
+                hint=self._remedy(str(error)),
+            )
 
     async def _ensure(self, wanted: dict[str, Any]) -> None:
         info = await self._js.stream(wanted["name"])
