@@ -49,12 +49,12 @@ async def stored(command: Command) -> dict[str, Any]:
     return {each["pattern"]: each["value"] for each in json.loads(ran.stdout)["policies"]}
 
 
-async def test_policies_come_back_into_a_new_bucket(
-    command: Command, nc: Client, server: NatsServer, sidecar: Sidecar, tmp_path: Path
+async def test_policies_come_back_into_a_new_bucket_but_for_one_that_the_guard_refuses(
+    command: Command, nc: Client, server: NatsServer, guarded: Sidecar, tmp_path: Path
 ) -> None:
     js = nc.jetstream()
     bucket = await js.key_value("backpressure_policy")
-    for pattern, policy in POLICIES.items():
+    for pattern, policy in {**POLICIES, "a.refused.one": {"pending": {"overload": 9000}}}.items():
         await bucket.put(encode(pattern), json.dumps(policy).encode())
     await bucket.put("junk", b"no JSON")
     await run(BACKUP, tmp_path, server)

@@ -20,7 +20,7 @@ stores of alerts, and what it sends to other replicas. Take a released version h
 def earlier_build(directory: Path) -> dict[str, str]:
     """The environment in which Python runs that build. Skips the test (a failure in CI) where the history lacks it, as
     in a source archive or a shallow clone."""
-    git = [need_command("git"), "-C", str(ROOT)]
+    git = [need_command("git"), "-c", "safe.directory=*", "-C", str(ROOT)]
     if subprocess.run([*git, "cat-file", "-e", f"{EARLIER}^{{commit}}"], capture_output=True).returncode:
         pytest.skip(f"missing part: the commit {EARLIER} in the history of the project (git fetch --unshallow)")
     archive = subprocess.run([*git, "archive", EARLIER, "sidecar"], capture_output=True, check=True).stdout
