@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from nats_backpressure.cli import main
 from tests.conftest import StartServer
 from tests.deploy.roles import ROLES, settings
-from tests.deploy.work import everybody_works
+from tests.deploy.work import everybody_works, findings
 from tests.support.command import Command
 from tests.support.router import CONSUMER
 from tests.support.servers import NatsServer, free_port
@@ -76,6 +76,7 @@ async def test_each_does_all_of_its_work_in_a_domain_without_one_violation(
             await each.observing()
         await everybody_works(place, replicas, command, tmp_path / "recording", API)
     await command.close()
+    assert (await findings(tmp_path, place, js_domain=DOMAIN)).keys() <= {"sampling", "version", "environment"}
     stored = {path.name for path in (tmp_path / DOMAIN).glob("jetstream/$G/streams/*")}
     assert stored == {"ROUTER", "BACKPRESSURE_EVENTS", "KV_backpressure_state", "KV_backpressure_policy"}
     assert f"$JS.{DOMAIN}.API.STREAM.LIST" in place.log

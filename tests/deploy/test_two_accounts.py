@@ -9,11 +9,12 @@ from pathlib import Path
 import nats
 import pytest
 from click.testing import CliRunner
+from nats.errors import NoRespondersError
 
 from nats_backpressure.cli import main
 from tests.conftest import StartServer
 from tests.deploy.roles import ROLES, settings
-from tests.deploy.work import everybody_works
+from tests.deploy.work import everybody_works, findings
 from tests.support.command import Command
 from tests.support.router import CONSUMER
 from tests.support.servers import NatsServer
@@ -24,14 +25,15 @@ API = "team.js"
 
 @pytest.fixture
 async def two_accounts(start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NatsServer:
-    """What is printed, and one user of the account that has JetStream, who made the router's stream and consumer."""
+    """What is printed, with a user of each account who may do anything there; one made the router's stream."""
     for role in ROLES:
         monkeypatch.setenv(f"BACKPRESSURE_{role.upper()}_PASSWORD", f"secret-of-{role}")
     file = tmp_path / "accounts.yaml"
     file.write_text(json.dumps({"nats": {"js_api_prefix": API}}))
     printed = CliRunner().invoke(main, ["permissions", "--config", str(file)]).stdout
-    owner = printed.replace("jetstream: enabled", "jetstream: enabled, users: [{user: owner, password: owner}]", 1)
-    server = await start_server(f"{owner}\ntrace: true\n")
+    printed = printed.replace("jetstream: enabled", "jetstream: enabled, users: [{user: owner, password: owner}]", 1)
+    printed = printed.replace("    users: [\n", "    users: [\n    {user: anybody, password: anybody}\n", 1)
+    server = await start_server(f"{printed}\ntrace: true\n")
     nc = await nats.connect(server.url, user="owner", password="owner")
     await nc.jetstream().add_stream(name="ROUTER", subjects=[SUBJECT])
     await nc.jetstream().add_consumer("ROUTER", CONSUMER)
@@ -55,6 +57,24 @@ async def test_each_does_all_of_its_work_with_the_jetstream_of_another_account(
             await each.observing()
         await everybody_works(server, replicas, command, tmp_path / "recording", API)
     await command.close()
+    assert (await findings(tmp_path, server, js_api_prefix=API)).keys() <= {"sampling", "version", "environment"}
     stored = {path.name for path in (server.directory / "store").glob("jetstream/JETSTREAM/streams/*")}
     assert stored == {"ROUTER", "BACKPRESSURE_EVENTS", "KV_backpressure_state", "KV_backpressure_policy"}
     assert "Violation" not in server.log
+
+
+FOREIGN = (
+    *("STREAM.DELETE.ROUTER", "STREAM.PURGE.ROUTER", "STREAM.MSG.GET.ROUTER", "DIRECT.GET.ROUTER"),
+    *("STREAM.CREATE.COPY", "CONSUMER.CREATE.ROUTER.x", "CONSUMER.DELETE.ROUTER.router"),
+    *("CONSUMER.MSG.NEXT.ROUTER.other", "$KV.elsewhere.x"),
+)
+
+
+async def test_nobody_of_the_account_reaches_more_of_jetstream_than_is_imported(two_accounts: NatsServer) -> None:
+    async with await nats.connect(two_accounts.url, user="anybody", password="anybody") as nc:
+        assert (await nc.request(f"{API}.STREAM.INFO.ROUTER")).data
+        for request in FOREIGN:
+            with pytest.raises(NoRespondersError):
+                await nc.request(f"{API}.{request}", b"{}")
+        own = json.loads((await nc.request("$JS.API.STREAM.DELETE.ROUTER")).data)
+        assert own["error"]["description"] == "JetStream not enabled for account"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 from pathlib import Path
 
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from nats_backpressure.client import BackpressureClient, PullGate
-from tests.deploy.roles import API, OURS, ROLES, login
+from tests.deploy.roles import API, OURS, ROLES, login, settings
 from tests.support.command import Command
 from tests.support.servers import NatsServer
-from tests.support.sidecar import SUBJECT, Sidecar, Wire
+from tests.support.sidecar import SUBJECT, Sidecar, Wire, eventually
 
 
 async def everybody_works(
@@ -33,7 +34,11 @@ async def everybody_works(
     await gateway.jetstream(prefix=api).publish(SUBJECT, b"the last one")
     await wire.event("backpressure_warning")
     await client.decide(SUBJECT)
-    assert client.admit(SUBJECT).freshness == "known"
+
+    async def known() -> bool:
+        return client.admit(SUBJECT).freshness == "known"
+
+    await eventually(known, "the gateway to know the status")
     await operate(command)
     await replicas[0].kill()
     await replicas[0].start()
@@ -51,6 +56,15 @@ async def everybody_works(
         assert (await each.end())[0] == 0
     for each in (gateway, consumer, operator):
         await each.close()
+
+
+async def findings(where: Path, server: NatsServer, **nats: str) -> dict[str, str]:
+    """What the doctor finds with the login of the sidecar, by check: all that is not as it should be."""
+    file = where / "doctor.yaml"
+    file.write_text(json.dumps(settings(where, "doctor", **nats)))
+    examined = await Command(server.url)("doctor", "--config", str(file), "-o", "json")
+    found = json.loads(examined.stdout)["findings"]
+    return {each["check"]: each["problem"] for each in found if each["level"] != "ok"}
 
 
 async def operate(command: Command) -> None:
