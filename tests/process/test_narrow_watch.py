@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
+from nats_backpressure.client import BackpressureClient
 from tests.process.waits import observed_for
 from tests.support.router import CONSUMER, prepare
 from tests.support.servers import NatsServer
@@ -21,7 +23,11 @@ POLICY = {
     "drain_seconds": {"overload": 1_000_000},
     "recovery_hold_seconds": 0.2,
 }
-WIDE = QUICK | {"policies": [POLICY]}
+HOLD, UNKNOWN = 8.0, 6.0
+WIDE = QUICK | {
+    "policies": [POLICY | {"hold_seconds": HOLD}],
+    "observe": QUICK["observe"] | {"stale_after_seconds": UNKNOWN / 2, "unknown_after_seconds": UNKNOWN},
+}
 NARROW = WIDE | {"watch": [{"stream": "ROUTER"}]}
 OTHER = "other.x"
 """Of a stream that only the wide one watches."""
@@ -98,7 +104,14 @@ async def test_without_the_one_that_watches_it_the_other_one_answers_that_it_is_
     wide, _ = two
     await load(nc, ACTIVE)
     await wire.event("backpressure_active")
-    await wide.kill()
+    await observed_for(wire, 10.0 + 2 * HOLD)  # the alert is stored, and then nothing for longer than a refusal holds
+    async with BackpressureClient(nc, report_every=None) as gateway:
+        assert await gateway.watch([OTHER])
+        await wide.kill()
+        until = time.monotonic() + HOLD - 1.5  # a report of presence comes once a second
+        while time.monotonic() < until:
+            assert {one[1] for one in await answers(wire)} == {"reject"}
+            assert gateway.admit(OTHER).action == "reject"
 
     async def is_unknown() -> bool:
         return {one[:3] for one in await answers(wire)} == {("unknown", "continue", "unknown")}
