@@ -97,7 +97,7 @@ async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: S
         await installed(nc)
         before = await stored(nc)
         found = await doctor.findings("full", 1)
-        assert found.keys() == {"overrides", "sampling", "installations"}, found
+        assert found.keys() == {"heartbeat", "overrides", "sampling", "installations"}, found
         assert found["sampling"][0]["remedy"].startswith("where that matters: nats consumer edit ORDERS paid")
         assert (
             "`team` has states of 1 subject that this one watches: orders.paid" in found["installations"][0]["problem"]

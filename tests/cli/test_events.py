@@ -80,7 +80,10 @@ async def test_events_of_a_subject_outlive_its_consumer_and_the_sidecar(
 
     await eventually(forgotten, "the subject to be forgotten")
     await read_from_the_stream(command, "orders.paid is not watched (404)")
-    assert await command.failed("events", "orders.pait") == "Error: orders.pait is not watched (404)\n"
+    for asked in (["events"], ["status"], ["decide", "gateway"], ["policy", "get"], ["forget"]):
+        assert await command.failed(*asked, "orders.pait") == (
+            "Error: orders.pait is not watched (404): `nats-backpressure status` lists what is watched\n"
+        )
     await orders.kill()
     await read_from_the_stream(command, "nobody answers under the name `backpressure`")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from nats_backpressure.cli.status_list import HEADERS, StatusFilter, fitting, list_row, totals_line
 from nats_backpressure.protocol.messages import Metrics, Override, Status
@@ -42,6 +43,10 @@ def test_the_totals_are_of_all_subjects() -> None:
 
 def test_an_override_shows_its_direction_and_its_end() -> None:
     assert list_row(STATUSES[4])[-1] == "override: open until 2026-11-26T18:00:00.000Z"
+    assert list_row(replace(STATUSES[4], mode="observe"))[-1] == list_row(STATUSES[4])[-1], (
+        "it is in force all the same"
+    )
+    assert list_row(replace(STATUSES[4], mode="observe", override=None))[-1].startswith("dry run")
 
 
 @pytest.mark.parametrize(

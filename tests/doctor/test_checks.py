@@ -354,6 +354,22 @@ def test_a_bucket_that_is_watched_by_its_name_counts_without_other_streams() -> 
     assert found("watch", settings=watching(WatchSetting("KV_orders")), **facts) == []
 
 
+@pytest.mark.parametrize(
+    ("quiet", "every", "problem"),
+    [
+        (13.0, 2, ""),
+        (90.0, 20, ""),
+        (14.0, 2, "no sidecar of the name backpressure has written for 14 s to KV_backpressure_state"),
+        (7200.0, 20, "no sidecar of the name backpressure has written for 7,200 s to KV_backpressure_state"),
+        (None, 2, "no sidecar of the name backpressure has ever written KV_backpressure_state"),
+    ],
+)
+def test_an_installation_whose_sidecar_does_not_run_is_told(quiet: float | None, every: float, problem: str) -> None:
+    settings = Settings(publish=Publish(heartbeat_seconds=every))
+    problems = [(level, text) for level, text, _, _ in found("heartbeat", settings=settings, own=own(1, quiet=quiet))]
+    assert problems == ([("note", problem)] if problem else [])
+
+
 def test_more_copies_than_servers_are_an_error_before_the_streams_are_made() -> None:
     facts = replace(FINE, settings=Settings(publish=Publish(replicas=3)), own=own(0, exists=False))
     problems = [each.problem for each in examine(facts) if each.check == "copies"]
@@ -462,7 +478,7 @@ def test_what_could_not_be_read_is_not_checked(facts: Facts, last: str) -> None:
         ({"rights": ()}, {"rights"}),
         ({"clock_ahead": None}, {"clock"}),
         ({"account": None, "account_unread": FAILED}, {"account"}),
-        ({"own": own(1, exists=False)}, {"copies", "state"}),
+        ({"own": own(1, exists=False)}, {"copies", "state", "heartbeat"}),
         ({"own": own(2, exists=False)}, set()),
         ({"own": own(2, exists=False, failure=FAILED)}, {"copies", "policies", "overrides"}),
         (

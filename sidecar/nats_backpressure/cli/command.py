@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.api import JetStreamApi
     from nats_backpressure.adapters.nats.cli_client import ServiceClient
 
+NOT_WATCHED = "404"
+"""The code of the service's answer about a subject that it does not watch."""
+LISTED = ": `nats-backpressure status` lists what is watched"
 PAGE_SIZE = 1000
 """Subjects in one request for statuses."""
 
@@ -40,14 +43,15 @@ def run_command(target: Target, body: Callable[[ServiceClient], Awaitable[None]]
 
 async def _run_connected(target: Target, body: Callable[[ServiceClient], Awaitable[None]]) -> None:
     # Imported late: help and usage errors are printed without loading the NATS client.
-    from nats_backpressure.adapters.nats.cli_client import ServiceClient
+    from nats_backpressure.adapters.nats.cli_client import ServiceClient, ServiceError
 
     service = ServiceClient(target.nats, target.names, target.timeout)
     try:
         await service.connect()
         await body(service)
     except Unavailable as error:
-        raise Unavailable(service.with_missing_rights(str(error))) from None
+        hint = LISTED if isinstance(error, ServiceError) and error.code == NOT_WATCHED else ""
+        raise Unavailable(service.with_missing_rights(f"{error}{hint}")) from None
     finally:
         await service.close()
 

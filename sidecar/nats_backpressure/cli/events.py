@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from nats_backpressure.cli.command import decode_reply, jetstream_api, run_command
+from nats_backpressure.cli.command import NOT_WATCHED, decode_reply, jetstream_api, run_command
 from nats_backpressure.cli.options import Target, connection_flags, json_option, parse_since, parse_subject
 from nats_backpressure.cli.output import format_cell, format_reasons, print_json, print_note, printable
 from nats_backpressure.protocol.history import Events
@@ -33,8 +33,6 @@ CLOCK_SKEW = 60.0
 """Seconds by which a publisher's clock may be behind ours."""
 READ_LIMIT = 100_000
 """Most events read from the stream; the newest ones."""
-NOT_WATCHED = "404"
-"""The code of the service's answer about a subject that it does not watch."""
 
 
 @click.command(short_help="Print events, or follow new ones.")

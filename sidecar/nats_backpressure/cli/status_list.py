@@ -60,11 +60,11 @@ def list_row(status: Status) -> Row:
 
 
 def _why(status: Status) -> str:
-    """An override stands first, with its direction and its end: it decides, whatever is measured."""
+    """An override stands first, with its direction and its end: it decides, whatever is measured, in a dry run too."""
     reasons = [reason for reason in status.reasons if reason != "override"]
     if status.override is not None:
         reasons.insert(0, f"override: {status.override.action} until {status.override.until}")
-    if status.mode == "observe":
+    elif status.mode == "observe":
         reasons.insert(0, "dry run")
     return format_reasons(reasons, status.diagnosis)
 

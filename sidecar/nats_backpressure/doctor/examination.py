@@ -69,6 +69,14 @@ CHECKS: Final = (
     Check("copies", storage_checks.copies, "their copies fit the cluster", "jetstream", unseen.copies),
     Check("state", storage_checks.state, "the state bucket may be written and has room", "jetstream", unseen.state),
     Check(
+        "heartbeat",
+        storage_checks.heartbeat,
+        "",
+        "jetstream",
+        unseen.state,
+        "no: it is the sidecar that makes these",
+    ),
+    Check(
         "requests",
         storage_checks.requests,
         "no stream stores our requests",

@@ -63,6 +63,8 @@ class OwnStream(Struct, frozen=True):
     absent: tuple[str, ...] = ()
     """Servers that should have a copy and do not follow."""
     consumers: int = 0
+    quiet: float | None = 0.0
+    """Seconds since the last message was stored there; None where there was none."""
 
 
 class Account(Struct, frozen=True):

@@ -17,6 +17,9 @@ from nats_backpressure.runtime.captured_subjects import request_subjects
 LOSING: Final = frozenset({"subjects", "retention", "mirror", "sealed", "no_ack", "max_msgs"})
 """Settings with which a stream of ours does not take or keep what is stored in it."""
 FEW_COPIES: Final = "while a server that has them is down, no change is stored or published"
+LATE: Final = 14.0
+"""Seconds without a heartbeat after which clients have opened; with a longer interval, this many of them."""
+HEARTBEATS: Final = 5
 SAFE_FROM: Final = 3
 """Servers of a cluster from which on copies survive the loss of one."""
 WITH_SERVERS: Final = f"if the cluster has {SAFE_FROM} servers or more (`nats server report jetstream` shows them)"
@@ -146,6 +149,24 @@ def state(facts: Facts) -> Iterator[Finding]:
     for stream in facts.own:
         if stream.name == bucket and stream.full:
             yield error(f"the state bucket takes no larger or further state: {stream.full}", FULL, _unlimited(stream))
+
+
+def heartbeat(facts: Facts) -> Iterator[Finding]:
+    """Whether a sidecar of this name runs: it writes heartbeats to the state bucket."""
+    bucket = f"KV_{Names(facts.settings.name).state_bucket}"
+    late = max(LATE, HEARTBEATS * facts.settings.publish.heartbeat_seconds)
+    for stream in facts.own:
+        if stream.name != bucket or not stream.exists:
+            continue
+        if stream.quiet is not None and stream.quiet < late:
+            yield Finding("ok", f"a sidecar has written {bucket} within {late:g} s")
+            continue
+        ever = "has ever written" if stream.quiet is None else f"has written for {stream.quiet:,.0f} s to"
+        yield note(
+            f"no sidecar of the name {facts.settings.name} {ever} {bucket}",
+            "if none runs, no status is known and nothing is held back",
+            "start it; if it runs, see `state` above, and the end of its log",
+        )
 
 
 def requests(facts: Facts) -> Iterator[Finding]:

@@ -170,6 +170,7 @@ class FactReader:
             cluster="" if cluster is None else cluster.name,
             leader=cluster is None or bool(cluster.leader),
             consumers=details.state.consumer_count,
+            quiet=_since(details.state.last_ts, details.ts),
             absent=tuple(c.name for c in (cluster and cluster.replicas) or () if c.offline or not c.current),
         )
 
@@ -201,7 +202,7 @@ class FactReader:
             )
         except Unavailable as error:
             return OtherInstallation(name, (), self.failure(error))
-        if not _is_recent(details.state.last_ts, details.ts):
+        if (quiet := _since(details.state.last_ts, details.ts)) is None or quiet >= RUNS_WITHIN:
             return None
         return OtherInstallation(name, tuple(sorted(_decoded(details.state.subjects or {}, prefix))))
 
@@ -231,10 +232,11 @@ def _literal(right: str) -> str:
     return ".".join(TRIAL if token in ("*", ">") else token for token in right.split("."))
 
 
-def _is_recent(last: datetime | None, now: datetime | None) -> bool:
-    if last is None:
-        return False
-    return (now.timestamp() if now else time.time()) - last.timestamp() < RUNS_WITHIN
+def _since(last: datetime | None, now: datetime | None) -> float | None:
+    """Seconds since a stream's last message, by the server's clock where its reply shows it; None without one."""
+    if last is None or last.timestamp() <= 0:
+        return None
+    return (now.timestamp() if now else time.time()) - last.timestamp()
 
 
 def _decoded(keys: dict[str, int], prefix: str) -> Iterator[str]:
