@@ -54,3 +54,20 @@ async def test_a_connection_that_is_closed_while_it_fails_to_connect_again_ends(
         BackpressureClient(nc)
     await server.kill()
     await refuse(tries, nc.close, lambda: nc._reconnection_task)
+
+
+async def test_a_connection_is_closed_though_something_was_published_while_it_was_lost(server: NatsServer) -> None:
+    nc, closed = Client(), asyncio.Event()
+
+    async def on_close() -> None:
+        closed.set()
+
+    await nc.connect(server.url, max_reconnect_attempts=-1, closed_cb=on_close)
+    BackpressureClient(nc)
+    await server.kill()
+    while not nc.is_reconnecting:
+        await asyncio.sleep(0.01)
+    await nc.publish("orders", b"1")
+    async with asyncio.timeout(20):
+        await nc.close()
+    assert closed.is_set() and nc.is_closed

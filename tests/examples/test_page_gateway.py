@@ -56,7 +56,10 @@ async def test_it_starts_serves_and_stops(nats: str, how: signal.Signals, server
         if nats == "killed":
             await server.kill()
         assert await serves(http)
+        assert (await http.post("/v1/decide")).status_code == 500, "admitted; the page's own publish fails"
+        await eventually(lambda: serves(http), "the next answer")  # uvicorn ends the connection after an exception
+        logged = len(program.output)
         code = await program.end(how)
     assert code == EXIT_CODES[how], program.output[-2000:]
     assert "Application shutdown complete" in program.output
-    assert program.own_tracebacks("page_gateway") == [], program.output[-4000:]
+    assert program.own_tracebacks("page_gateway", logged) == [], program.output[-4000:]

@@ -1,4 +1,4 @@
-"""Keeps a connection from trying for ever once it is closed, and the program that closed it from hanging at its end."""
+"""Makes `close` of a connection end it, also where NATS is away: a program must be able to stop then."""
 
 from __future__ import annotations
 
@@ -28,3 +28,17 @@ def guard_reconnect(nc: Client) -> None:
                 raise asyncio.CancelledError
 
     nc._connect_to_server = guarded  # type: ignore[method-assign, assignment]
+    _guard_close(nc)
+
+
+def _guard_close(nc: Client) -> None:
+    """Drop what waits for the next connection: nats-py (2.16) writes it to the lost one, raises, and is not closed."""
+    close = nc._close
+
+    async def guarded(status: int, do_cbs: bool = True) -> None:
+        if status == Client.CLOSED and nc.is_reconnecting:
+            nc._pending.clear()
+            nc._pending_data_size = 0
+        await close(status, do_cbs)
+
+    nc._close = guarded  # type: ignore[method-assign]
