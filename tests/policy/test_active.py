@@ -165,6 +165,23 @@ def test_a_file_that_is_read_again_leaves_the_policies_of_metadata(
     assert active.set_metadata(KEY, read[-1], ("a.b",)) == (False, None)
 
 
+@pytest.mark.parametrize("metadata", [MANY, (*OWN, ("backpressure.new", "1"))], ids=["refused", "ignored in part"])
+def test_each_of_many_consumers_with_one_mistake_is_named_in_a_refusal_of_its_own(
+    metadata: tuple[tuple[str, str], ...],
+) -> None:
+    active = policies()
+    named = {
+        f"worker-{n:02}": active.set_metadata(ConsumerKey("S", f"worker-{n:02}"), metadata, ())[1] for n in range(20)
+    }
+    marks = {refusal.rejection.mark for refusal in named.values() if refusal is not None}
+    assert len(marks) == len(named)
+    for name, refusal in named.items():
+        assert refusal is not None
+        ((_, message),) = refusal.rejection.errors
+        assert message.startswith(f"metadata of {name} on S: ")
+        assert message.endswith("ignored, the rest is in force") == refusal.in_force
+
+
 def test_the_same_metadata_changes_nothing() -> None:
     active = policies()
     assert active.set_metadata(KEY, (), ()) == (False, None)

@@ -20,6 +20,9 @@ from nats_backpressure.protocol.values import ConsumerKey
 MOST_ERRORS, LONGEST_ERROR = 20, 300
 """Of a refused policy: problems that are reported, and characters of the path or message of each."""
 
+LONGEST_NAME = 120
+"""Characters of what names the consumer in a message about its metadata, before those of the message."""
+
 NO_ROOM = "does not fit: the bucket holds as many bytes of policies as are read; remove what is no policy"
 IGNORED = "ignored, the rest is in force"
 UNREAD = ":unread"
@@ -204,7 +207,8 @@ class ActivePolicies:
         self._own[key] = (metadata, good if problems else entry)
         refusal = None
         if errors := _errors(problems, ignored):
-            rejection = Rejection(_mark(metadata), errors)
+            of = shorten(f"metadata of {key.consumer} on {key.stream}", LONGEST_NAME)
+            rejection = Rejection(_mark(key, metadata), tuple((path, f"{of}: {text}") for path, text in errors))
             refusal = RefusedPolicy("", rejection, not problems, bool(problems) and good is not None)
         return not problems and entry != good, refusal
 
@@ -253,8 +257,9 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST_ERROR and text.isprintable() else shorten(text, LONGEST_ERROR)
 
 
-def _mark(metadata: Metadata) -> str:
-    return hashlib.sha256(repr(metadata).encode()).hexdigest()[:16]
+def _mark(key: ConsumerKey, metadata: Metadata) -> str:
+    """Of one consumer: two with the same mistake are two refusals."""
+    return hashlib.sha256(repr((key.stream, key.consumer, metadata)).encode()).hexdigest()[:16]
 
 
 class PolicyValue(Struct, frozen=True):
