@@ -928,6 +928,16 @@ def test_nothing_is_drawn_from_time_alone_while_the_truth_is_stale() -> None:
     assert world.published == ["alert_firing"]
 
 
+@pytest.mark.parametrize("consumers", [1, 2, 3])
+def test_a_message_that_several_consumers_missed_counts_for_each(consumers: int) -> None:
+    world = World()
+    keys = [ConsumerKey("S", f"c{n}") for n in range(consumers)]
+    for lost in (0, 100):
+        for key in keys:
+            world.settled(pending=5, key=key, lost=lost, losing=lost > 0)
+    assert sum(event.lost or 0 for event in world.stream) == 100 * consumers
+
+
 def test_a_loss_under_a_calm_subject_is_published_all_the_same() -> None:
     world = World()
     world.settled(pending=5)
