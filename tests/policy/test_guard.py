@@ -137,10 +137,17 @@ def test_the_guard_limits_what_an_override_does_and_for_how_long() -> None:
     assert not in_force and errors == [
         ("action", "must not be reject: policy_guard.override_actions allows open"),
     ]
-    in_force, errors = override(Guard(max_override_seconds=600), "open", 600 + 3601)
-    assert not in_force and errors[0][0] == "until" and "policy_guard.max_override_seconds" in errors[0][1]
-    assert override(Guard(max_override_seconds=600), "open", 600 + 3599)[0], "the writer's clock may be ahead"
     assert "allows none" in override(Guard(override_actions=()), "open", 1)[1][0][1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "longest"), [(60, 66), (600, 660), (3600, 3960), (86_400, 90_000), (600_000, 603_600)]
+)
+def test_an_override_may_be_a_tenth_too_long_and_never_more_than_an_hour(limit: int, longest: int) -> None:
+    guard = Guard(max_override_seconds=limit)
+    assert override(guard, "open", longest)[0], "the writer's clock may be ahead"
+    in_force, errors = override(guard, "open", longest + 1)
+    assert not in_force and errors[0][0] == "until" and "policy_guard.max_override_seconds" in errors[0][1]
 
 
 @pytest.mark.parametrize(

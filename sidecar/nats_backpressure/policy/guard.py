@@ -18,6 +18,8 @@ NO_GUARD: Final = Guard()
 """Allows everything."""
 CLOCKS_APART: Final = 3600.0
 """Seconds by which the clock of who writes an override may be ahead of the server's."""
+CLOCKS_APART_SHARE: Final = 0.1
+"""Of a shorter limit: an hour beyond one of a minute would be another limit."""
 POLICY_FIELDS: Final = {
     name: value
     for name, value in flat_fields({name: getattr(Policy(), name) for name in Policy.__struct_fields__})
@@ -94,8 +96,9 @@ def override_violations(entry: OverrideEntry, guard: Guard) -> Iterator[tuple[st
     if entry.override.action not in guard.override_actions:
         allowed = ", ".join(guard.override_actions) or "none"
         yield "action", f"must not be {entry.override.action}: policy_guard.override_actions allows {allowed}"
-    if entry.seconds > guard.max_override_seconds + CLOCKS_APART:
-        rule = f"{guard.max_override_seconds:,} s ahead (policy_guard.max_override_seconds)"
+    longest = guard.max_override_seconds
+    if entry.seconds > longest + min(CLOCKS_APART, CLOCKS_APART_SHARE * longest):
+        rule = f"{longest:,} s ahead (policy_guard.max_override_seconds)"
         yield "until", f"must be at most {rule}, is {entry.seconds:,.0f} s; give a shorter time, then renew it"
 
 

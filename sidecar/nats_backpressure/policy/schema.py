@@ -183,7 +183,8 @@ class Guard(Struct, frozen=True, forbid_unknown_fields=True):
     override_actions: Annotated[tuple[Literal["open", "reject"], ...], Meta(max_length=2)] = ("open", "reject")
     """What an override may do; an empty list allows none."""
     max_override_seconds: Annotated[float, Meta(ge=1, le=604_800)] = 604_800
-    """How long an override may last, from the time it was stored."""
+    """How long an override may last, from the time it was stored. A tenth more (an hour at most) is let through, since
+    the clock of who writes it may be ahead."""
 
 
 class Effective(Struct, frozen=True):
