@@ -132,6 +132,7 @@ TABLE = [
     Case("a message given up longer ago", still(0), "idle", ReplyFacts(given_up=-59.0)),
     Case("poison, and nobody there", still(50), "nobody_pulling poison", ReplyFacts(given_up=0.0)),
     Case("a stream that refuses what is new", still(0), "stream_full idle", ReplyFacts(fill=0.995)),
+    Case("a stream that will drop old ones soon", still(0), "idle", ReplyFacts(fill=None)),
     Case("a stream nearly full", still(0), "idle", ReplyFacts(fill=0.98)),
     Case(
         "a stream that drops old ones, and a queue",

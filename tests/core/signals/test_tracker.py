@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
+from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
@@ -43,6 +43,7 @@ class Consumer:
     bound: bool = True
     push: bool = False
     fill: float | None = None
+    retention: Retention | None = None
     first_age: float | None = None
     ack_wait: float = 30.0
     sampled: bool = False
@@ -111,6 +112,7 @@ class Consumer:
             None,
             self.fill,
             self.first_age,
+            self.retention,
         )
 
     def take(self, after: float = 0.1) -> Reading | str:
@@ -459,6 +461,32 @@ def test_what_the_server_shows_reaches_the_rules(changes: dict[str, Any], diagno
     consumer = Consumer(**changes)
     consumer.publish(50)
     assert [consumer.read(0.5).diagnosis for _ in range(6)][-1] is diagnosis
+
+
+@pytest.mark.parametrize(
+    ("discards_old", "held", "queue", "diagnosis"),
+    [
+        (True, 994, 0, Diagnosis.IDLE),
+        (True, 995, 0, Diagnosis.IDLE),
+        (True, 1000, 0, Diagnosis.IDLE),
+        (True, 995, 50, Diagnosis.PAUSED),
+        (True, 1000, 50, Diagnosis.STREAM_FULL),
+        (False, 985, 0, Diagnosis.IDLE),
+        (False, 995, 0, Diagnosis.STREAM_FULL),
+        (False, 1000, 50, Diagnosis.STREAM_FULL),
+    ],
+)
+def test_a_stream_is_full_where_it_refuses_or_drops_what_waits(
+    discards_old: bool, held: int, queue: int, diagnosis: Diagnosis
+) -> None:
+    consumer = Consumer(
+        fill=held / 1000,
+        at_limit=discards_old and held == 1000,
+        retention=Retention(max_msgs=1000, discards_old=discards_old),
+        paused=queue > 0,
+    )
+    consumer.publish(queue)
+    assert [consumer.read(0.5).diagnosis for _ in range(8)][-1] is diagnosis
 
 
 def test_a_message_given_up_is_poison_for_a_minute() -> None:

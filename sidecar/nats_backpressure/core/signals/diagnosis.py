@@ -63,6 +63,7 @@ class ReplyFacts(Struct, frozen=True, gc=False):
     pushes_out: bool = False
     """The stream is full and drops old messages for new ones."""
     fill: float | None = None
+    """What a stream holds of its own limits if it refuses what is beyond them; None where it drops old messages."""
     given_up: float | None = None
     """When a message was last given up or terminated, on the clock of the points."""
 

@@ -299,7 +299,9 @@ class ConsumerTracker:
         return Point(sample.at.mono, sample.pending, sample.inflight, waiting, *counts)
 
     def _facts(self, sample: Sample, look: StreamLook) -> ReplyFacts:
-        return ReplyFacts(sample.config, sample.paused, self._history > 0, look.at_limit, look.fill, self._given_up)
+        # Not at its limit yet, one that drops old messages does neither.
+        fill = None if look.retention is not None and look.retention.discards_old else look.fill
+        return ReplyFacts(sample.config, sample.paused, self._history > 0, look.at_limit, fill, self._given_up)
 
     def _reading(self, sample: Sample, look: StreamLook, diagnosis: Diagnosis | None, lost: int) -> Reading:
         now = sample.at.mono

@@ -66,7 +66,10 @@ class Event(Struct, frozen=True):
     instance: Annotated[str, Meta(description="The replica that published it.")]
     version: Annotated[str, Meta(description="Its version.")]
     lost: Annotated[
-        Count | UnsetType, Meta(description="With `data_loss`: messages that were dropped before delivery, summed over the consumers that missed them.")
+        Count | UnsetType,
+        Meta(
+            description="With `data_loss`: messages that were dropped before delivery, summed over the consumers that missed them."
+        ),
     ] = UNSET
     override: Annotated[Override | None, Meta(description="The override in force then. null: there was none.")] = None
     alert: Annotated[
