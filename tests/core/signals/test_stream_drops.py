@@ -12,6 +12,7 @@ from nats_backpressure.core.signals.stream_drops import (
     may_drop,
     removed_by_operator,
     was_purged,
+    was_reset,
 )
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
@@ -62,6 +63,24 @@ def test_a_purge_moves_a_consumer_without_deliveries(
     fell: int, moved: int, given: int, drops: bool, purged: bool
 ) -> None:
     assert was_purged(fell, moved, given, drops, SAMPLE, LOOK) is purged
+
+
+@pytest.mark.parametrize(
+    ("fell", "moved", "given", "place", "look", "reset"),
+    [
+        pytest.param(10, 10, 0, 90, LOOK, True, id="moved past what the stream still holds"),
+        pytest.param(100, 100, 0, 0, LOOK, True, id="also from before its first message"),
+        pytest.param(10, 10, 0, 90, replace(LOOK, first_seq=95, messages=6), False, id="a part of it is gone: a purge"),
+        pytest.param(10, 10, 0, 90, replace(LOOK, messages=99), False, id="one may be missing anywhere"),
+        pytest.param(10, 10, 0, 90, replace(LOOK, first_seq=101, messages=0), False, id="all is gone"),
+        pytest.param(0, 10, 0, 90, LOOK, False, id="pending did not fall"),
+        pytest.param(10, 10, 10, 90, LOOK, False, id="it moved by its deliveries"),
+    ],
+)
+def test_a_reset_moves_a_consumer_and_takes_nothing_from_the_stream(
+    fell: int, moved: int, given: int, place: int, look: StreamLook, reset: bool
+) -> None:
+    assert was_reset(fell, moved, given, place, look) is reset
 
 
 @pytest.mark.parametrize(

@@ -395,6 +395,17 @@ def test_a_purge_is_no_loss() -> None:
     assert not consumer.read().purged
 
 
+def test_a_consumer_that_was_moved_forward_is_not_purged() -> None:
+    consumer = Consumer()
+    consumer.publish(500)
+    for _ in range(5):
+        consumer.read()
+    consumer.delivered = consumer.floor = consumer.last
+    reading = consumer.read()
+    assert (reading.pending, reading.reset, reading.purged, reading.losing, reading.lost) == (0, True, False, False, 0)
+    assert not consumer.read().reset
+
+
 def test_a_workqueue_that_drains_is_neither_purged_nor_losing() -> None:
     consumer = Consumer()
     consumer.publish(1000)

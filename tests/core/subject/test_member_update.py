@@ -49,8 +49,9 @@ def test_a_member_without_reading_and_latches_stays_unknown() -> None:
     assert evaluated(Member(KEY, POLICY)).status is Status.UNKNOWN
 
 
-def test_an_ignored_consumer_has_no_pressure() -> None:
-    paused = read(reading(pending=1500, paused=True), member=Member(KEY, Policy(on_paused="ignore")))
+@pytest.mark.parametrize("pending", [0, 900, 1000, 1001, 1500])
+def test_an_ignored_consumer_has_no_pressure(pending: int) -> None:
+    paused = read(reading(pending=pending, paused=True), member=Member(KEY, Policy(on_paused="ignore")))
     assert (paused.status, paused.pressure) == (Status.INACTIVE, 0.0)
 
 
@@ -61,10 +62,15 @@ def test_an_ignored_consumer_has_no_pressure() -> None:
         pytest.param({"lost": 5}, {"data_loss"}, id="lost messages"),
         pytest.param({"losing": True}, {"data_loss"}, id="a loss that is not counted yet"),
         pytest.param({"purged": True}, {"purged"}, id="a purge"),
+        pytest.param({"made": 2}, {"consumer_deleted"}, id="another consumer of that name, or in another stream"),
+        pytest.param({"made": 2, "pending": 1500}, set(), id="one that has all of it before it"),
+        pytest.param({"delivered_consumer": 0}, {"consumer_reset"}, id="a reset, which begins its count again"),
+        pytest.param({"reset": True}, {"consumer_reset"}, id="a reset of one that had delivered nothing"),
     ],
 )
 def test_what_lowered_pending_is_remembered(more: dict[str, Any], causes: set[str]) -> None:
-    assert read(reading(pending=1500), reading(101.0, **more)).causes == causes
+    before = {"made": 1, "delivered_consumer": 500}
+    assert read(reading(pending=1500, **before), reading(101.0, **(before | more))).causes == causes
 
 
 def test_causes_are_of_one_overload_only() -> None:

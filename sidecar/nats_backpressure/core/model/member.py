@@ -13,7 +13,13 @@ from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Signal, St
 
 DATA_LOSS = "data_loss"
 PURGED = "purged"
-"""What else than work may lower pending."""
+CONSUMER_DELETED = "consumer_deleted"
+"""The consumer, or its stream, was deleted: another one has its name."""
+CONSUMER_RESET = "consumer_reset"
+CAUSES = (DATA_LOSS, PURGED, CONSUMER_DELETED, CONSUMER_RESET)
+"""What else than work may lower pending, in the order of reasons."""
+STORED_CAUSES = 2
+"""Of these a record has the first ones; what earlier versions read has no more."""
 
 
 class Latch(Struct, frozen=True, gc=False):
@@ -76,7 +82,7 @@ class Member(Struct, frozen=True, gc=False):
     account: Account | None = None
     """The account at a time when nothing was left to report; this one is stored, so that no loss is skipped."""
     causes: frozenset[str] = frozenset()
-    """What else than work lowered pending since the first latch, or that of pending, was set: DATA_LOSS, PURGED."""
+    """What else than work lowered pending since the first latch, or that of pending, was set: some of CAUSES."""
 
     joined_at: float = -math.inf
     """Monotonic time at which it joined; without any proof it counts as unproved from then on."""

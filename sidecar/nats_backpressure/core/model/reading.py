@@ -75,6 +75,8 @@ class Reading(Struct, frozen=True, gc=False):
     losing: bool = False
     """Whether this sample shows loss: a fall of pending is then no recovery."""
     purged: bool = False
+    reset: bool = False
+    """Whether the consumer was moved forward past messages that its stream still holds."""
     paused: bool = False
     diagnosis: Diagnosis | None = None
     """None until there are enough samples, and while the newest one contradicts the others."""

@@ -34,6 +34,7 @@ from nats_backpressure.core.signals.stream_drops import (
     owns_the_rest,
     removed_by_operator,
     was_purged,
+    was_reset,
 )
 
 CHECKPOINTS = 32
@@ -90,6 +91,7 @@ class LossAccount:
         "account",
         "losing",
         "purged",
+        "reset",
         "total",
     )
 
@@ -99,6 +101,8 @@ class LossAccount:
         """Whether the newest sample shows loss: a fall of pending is then no recovery."""
         self.purged = False
         """Whether the stream, or a part of it, was purged since the sample before."""
+        self.reset = False
+        """Whether the consumer was moved forward past messages of the stream since the sample before."""
         self.account = account
         """The state of counting after the newest sample."""
         self._account = account
@@ -131,7 +135,7 @@ class LossAccount:
     def add_sample(self, sample: Sample, look: StreamLook, early: bool = False) -> None:
         """Count the losses up to a sample; `look` was taken after it. Where it was taken before (`early`), the sample
         waits for the first newer look, and is dropped if a sample with its own look comes first."""
-        self.losing = self.purged = False
+        self.losing = self.purged = self.reset = False
         at = sample.at.mono
         waiting, self._waiting = self._waiting, (sample, look) if early else None
         if early:
@@ -165,7 +169,7 @@ class LossAccount:
     @property
     def at_rest(self) -> bool:
         """Whether another sample like the last one, with a look like its look, changes nothing."""
-        return not (self._moved or self.losing or self.purged) and self._waiting is None
+        return not (self._moved or self.losing or self.purged or self.reset) and self._waiting is None
 
     def is_same_look(self, look: StreamLook) -> bool:
         """Whether a look shows nothing new."""
@@ -199,7 +203,8 @@ class LossAccount:
         self._given += min(moved, deliveries)
         fell = pending - sample.pending - min(moved, deliveries)
         passed = drops and (look.first_seq - 1 > place or has_life_times(look))
-        if was_purged(fell, moved, deliveries, drops, sample, look):
+        self.reset = was_reset(fell, moved, deliveries, place, look)
+        if not self.reset and was_purged(fell, moved, deliveries, drops, sample, look):
             self.purged = True
             self._checkpoints.clear()
             self._settled = max(self._settled, sample.delivered_stream)

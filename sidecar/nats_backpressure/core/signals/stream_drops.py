@@ -36,6 +36,12 @@ def was_purged(fell: int, moved: int, given: int, drops: bool, sample: Sample, l
     return given == 0 or not drops
 
 
+def was_reset(fell: int, moved: int, given: int, place: int, look: StreamLook) -> bool:
+    """Whether a consumer was moved past messages that its stream still holds, all from behind its earlier `place` on:
+    by CONSUMER.RESET, not by a purge."""
+    return fell > 0 and moved > given and not has_holes(look) and look.first_seq - 1 <= place < look.last_seq
+
+
 def gets_whole_stream(sample: Sample, look: StreamLook) -> bool:
     """Whether the consumer gets every message of the stream, and messages leave it only by being dropped."""
     retention = look.retention

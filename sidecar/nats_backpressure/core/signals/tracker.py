@@ -161,14 +161,14 @@ class ConsumerTracker:
             return True
         losses.add_sample(sample, look)
         self._ages.add_look(look, sample.at.mono)
-        return losses.total == counted and not (losses.losing or losses.purged)
+        return losses.total == counted and not (losses.losing or losses.purged or losses.reset)
 
     def _is_steady(self, reading: Reading, look: StreamLook) -> bool:
         """Whether further samples like the last one give this reading again, however many come: no window holds
         anything that could age out of it."""
         if reading.diagnosis is None or reading.latency_source is not None or not reading.settled:
             return False
-        if reading.lost or reading.losing or reading.purged:
+        if reading.lost or reading.losing or reading.purged or reading.reset:
             return False
         if not (self._flow.is_still(reading.at.mono) and self._latency.is_empty):
             return False
@@ -337,6 +337,7 @@ class ConsumerTracker:
             lost=lost,
             losing=self._losses.losing,
             purged=self._losses.purged,
+            reset=self._losses.reset,
             made=self._made,
             handed_back=self._delayed_naks.count_in_flight(sample),
             account=self._losses.account,

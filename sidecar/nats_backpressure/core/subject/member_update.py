@@ -5,7 +5,15 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.marks import Marks
-from nats_backpressure.core.model.member import DATA_LOSS, NO_LATCHES, PURGED, Latches, Member
+from nats_backpressure.core.model.member import (
+    CONSUMER_DELETED,
+    CONSUMER_RESET,
+    DATA_LOSS,
+    NO_LATCHES,
+    PURGED,
+    Latches,
+    Member,
+)
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.core.subject.state import LOSS_INTERVAL
@@ -15,8 +23,19 @@ from nats_backpressure.protocol.values import Status
 def with_reading(member: Member, reading: Reading, now: float) -> Member:
     """The member after a newer reading; `now` is monotonic time."""
     member = with_losses(member, reading, now)
+    if (cause := _exchanged(member.reading, reading)) is not None:
+        member = replace(member, causes=member.causes | {cause})
     account = reading.account if member.lost <= member.lost_reported else member.account
     return evaluated(replace(member, reading=reading, proof=reading.at.mono, account=account))
+
+
+def _exchanged(before: Reading | None, reading: Reading) -> str | None:
+    """What else than work took messages from the consumer's count: it begins at another place of the stream."""
+    if before is None or reading.pending >= before.pending:
+        return None
+    if before.made != reading.made:
+        return CONSUMER_DELETED
+    return CONSUMER_RESET if reading.reset or reading.delivered_consumer < before.delivered_consumer else None
 
 
 def with_losses(member: Member, reading: Reading, now: float) -> Member:
@@ -38,12 +57,13 @@ def evaluated(member: Member) -> Member:
         return replace(member, status=latches.status(member.latches, member.policy)) if member.latches.names else member
     marks = thresholds.marks(member.policy, reading)
     pressure = thresholds.pressure(reading, marks)
+    ignored = latches.is_ignored(reading, member.policy)
     if pressure <= 1 and member.latches == NO_LATCHES:  # nothing is above its mark, and no latch can be released
         return replace(
             member,
             marks=marks,
             status=Status.INACTIVE,
-            pressure=pressure,
+            pressure=0.0 if ignored else pressure,
             counted_diagnosis=None,
             stalled=False,
             causes=frozenset(),
@@ -55,7 +75,7 @@ def evaluated(member: Member) -> Member:
         latches=after,
         marks=marks,
         status=latches.status(after, member.policy),
-        pressure=0.0 if latches.is_ignored(reading, member.policy) else pressure,
+        pressure=0.0 if ignored else pressure,
         counted_diagnosis=reading.diagnosis if counts else member.counted_diagnosis if after.diagnosed.on else None,
         stalled=_stalled(member, after, reading, marks),
         causes=_causes(member, after),

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.admission import gateway_admission
 from nats_backpressure.core.admission.adaptive import SHEDDING
 from nats_backpressure.core.model.event import SubjectAlert, SubjectEvent
-from nats_backpressure.core.model.member import DATA_LOSS, PURGED, Member
+from nats_backpressure.core.model.member import CAUSES, CONSUMER_DELETED, Member
 from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.status import alerts
 from nats_backpressure.core.status.alert_times import aged
@@ -155,14 +155,15 @@ class RecordBuilder:
         """The latched signals, then what else caused the status; after a fall also what made it fall."""
         member = self.member
         assert member is not None
+        lowered = frozenset[str]().union(*(m.causes for m in self.state.members.values()))
+        if self.state.member_deleted:
+            lowered |= {CONSUMER_DELETED}
         causes = {
             "stalled": member.stalled,
             SHEDDING: self.state.shedding.shedding,
             member.counted_diagnosis or "": member.counted_diagnosis
             and member.latches.pending.on,  # beside a backlog only
-            DATA_LOSS: fell and any(DATA_LOSS in m.causes for m in self.state.members.values()),
-            PURGED: fell and any(PURGED in m.causes for m in self.state.members.values()),
-            "consumer_deleted": fell and self.state.member_deleted,
+            **{cause: fell and cause in lowered for cause in CAUSES},
             "override": self.override,
         }
         return (*(s.value for s in member.latches.signals), *(str(name) for name, had in causes.items() if had))

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from nats_backpressure.core.admission.adaptive import SHEDDING, Shedding
-from nats_backpressure.core.model.member import NO_LATCHES, NOTHING_CARRIED, Carried, Latch, Latches, Member
+from nats_backpressure.core.model.member import (
+    CAUSES,
+    NO_LATCHES,
+    NOTHING_CARRIED,
+    STORED_CAUSES,
+    Carried,
+    Latch,
+    Latches,
+    Member,
+)
 from nats_backpressure.core.signals.diagnosis import confirmed
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.status.latches import next_latches
@@ -129,7 +138,7 @@ def carried_of(member: Member, before: Carried = NOTHING_CARRIED, loss: Loss | N
         capacity=reading.capacity if reading else None,
         account=loss.account if loss else member.account,
         lost=loss.lost if loss else member.lost_reported,
-        causes=tuple(sorted(member.causes)),
+        causes=tuple(cause for cause in CAUSES if cause in member.causes)[:STORED_CAUSES],
         counted=member.counted_diagnosis,
         stalled=member.stalled,
         delivered=reading.delivered_consumer if reading and reading.handed_back else None,

@@ -11,7 +11,7 @@ from msgspec.structs import asdict, astuple
 
 from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.event import SubjectEvent
-from nats_backpressure.core.model.member import Carried
+from nats_backpressure.core.model.member import STORED_CAUSES, Carried
 from nats_backpressure.core.subject import legacy_state
 from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.core.subject.state import CARRIED_LIMIT, MOST_REJECTIONS, UNSENT_LIMIT, Record, Recoveries
@@ -216,7 +216,7 @@ def _facts(stored: dict[str, Any]) -> Carried | None:
         and 0 <= facts.lost < HIGHEST
         and 0 <= facts.handed_back < HIGHEST
         and (facts.delivered is None or 0 <= facts.delivered < HIGHEST)
-        and len(facts.causes) <= 2
+        and len(facts.causes) <= STORED_CAUSES
         and (account is None or all(0 <= number < HIGHEST for number in astuple(account)))
     )
     return facts if sane else None

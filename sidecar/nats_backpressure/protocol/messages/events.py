@@ -68,7 +68,7 @@ class Event(Struct, frozen=True):
     lost: Annotated[
         Count | UnsetType,
         Meta(
-            description="With `data_loss`: messages dropped before delivery, summed over the consumers that missed them."
+            description="With `data_loss`: messages dropped before delivery, summed over the consumers that missed any."
         ),
     ] = UNSET
     override: Annotated[Override | None, Meta(description="The override in force then. null: there was none.")] = None
