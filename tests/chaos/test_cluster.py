@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.chaos.installation import BUCKET, EVENTS, Installation
 from tests.support.cluster import Cluster
+from tests.support.sidecar import eventually
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -76,16 +78,50 @@ async def test_one_node_is_down_for_long(install_on_cluster: InstallHere, dice: 
     await installation.check()
 
 
+MANY = 300
+"""Messages that make a single signal active: gateways refuse."""
+REFUSED_FOR = 14.0
+"""Seconds after the last proof within which a refusal opens: 10 until it is stale, and the hold; see docs/policy.md."""
+NOTICED_WITHIN = 15.0
+"""Seconds within which a node that is left notices that it has no majority, and answers no more: 10 or so."""
+
+
+OPEN = {("continue", "stale"), ("continue", "unknown")}
+
+
 async def test_the_majority_is_lost_and_comes_back(install_on_cluster: InstallHere, dice: random.Random) -> None:
-    """Without it nothing can be written: the last status stays, and no event is invented."""
+    """Without it nothing can be written: the last status stays and is marked as old, nothing is invented, and no gate
+    stays closed."""
     cluster, installation = await install_on_cluster(2)
-    await installation.overload()
+    await installation.overload(MANY)
+    await installation.stored("active")
+    assert {answer and answer["action"] for answer in (await installation.decisions()).values()} == {"reject"}
+    events = list(await installation.events())
     away = dice.sample(cluster.nodes, 2)
+    lost_at = time.monotonic()
     for node in away:
         await node.kill()
-    await asyncio.sleep(25.0)
+    opened_at = await until_open(installation)
+    print(f"opened {opened_at - lost_at:.1f} s after the majority was lost")
+    assert opened_at - lost_at <= REFUSED_FOR + NOTICED_WITHIN
+    while time.monotonic() - lost_at < 40.0:
+        for answer in filter(None, (await installation.decisions()).values()):
+            assert (answer["action"], answer["freshness"]) in OPEN, answer
+        await asyncio.sleep(1.0)
+    assert {event["id"] for event in installation.live} <= {event["id"] for event in events}, "none without a store"
     for node in away:
         await node.start()
     await cluster.ready()
     await installation.calm()
     await installation.check()
+
+
+async def until_open(installation: Installation) -> float:
+    """When no answer refuses any more."""
+
+    async def is_open() -> bool:
+        answers = [answer for answer in (await installation.decisions()).values() if answer]
+        return bool(answers) and all(answer["action"] == "continue" for answer in answers)
+
+    await eventually(is_open, "an answer that does not refuse", 2 * REFUSED_FOR + NOTICED_WITHIN)
+    return time.monotonic()

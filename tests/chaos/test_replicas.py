@@ -74,7 +74,8 @@ LONG = 40.0
 @pytest.mark.parametrize("over", ["the rise", "the fall"])
 @pytest.mark.parametrize("n", [1, 3])
 async def test_one_that_is_suspended_for_longer_than_any_limit(install: Install, n: int, over: str) -> None:
-    """The one that reads and writes. It adds nothing when it goes on; alone it publishes late what it finds then."""
+    """The one that reads and writes. It adds nothing when it goes on; alone it publishes late what it finds then, and
+    may say that nobody watched."""
     installation = await install(n)
     if over == "the fall":
         await installation.overload()
@@ -90,7 +91,7 @@ async def test_one_that_is_suspended_for_longer_than_any_limit(install: Install,
     if over == "the rise":
         await installation.calm()
     await installation.check()
-    assert not [event for event in await installation.events() if event["type"] in MONITORING_EVENTS]
+    assert n == 1 or not [event for event in await installation.events() if event["type"] in MONITORING_EVENTS]
 
 
 @pytest.mark.parametrize("leaves", ["kill", "terminate"])
