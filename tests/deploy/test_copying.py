@@ -14,6 +14,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 
 from nats_backpressure.adapters.nats.patched_client import settled
 from nats_backpressure.cli import main
+from nats_backpressure.client import BackpressureClient
 from tests.deploy.roles import API, STREAM, login, settings
 from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT, Sidecar, eventually
@@ -140,3 +141,29 @@ async def test_without_the_right_to_create_it_does_its_work_on_what_others_creat
         await nc.request(f"{API}.STREAM.CREATE.{EVENTS}", b"{}", timeout=0.5)
     await nc.close()
     await gateway.close()
+
+
+async def test_what_a_worker_has_delivered_elsewhere_is_taken_for_no_event_and_no_message_of_a_replica(
+    guarded: NatsServer, replicas: list[Sidecar]
+) -> None:
+    """That the server delivers it is what the page says; where this fails, that part of it can go."""
+    gateway, worker, operator = [await login(guarded, role) for role in ("gateway", "consumer", "operator")]
+    forged = json.dumps({"type": "recovery", "subject": SUBJECT, "epoch": "e", "seq": 1}).encode()
+    events: list[Any] = []
+    client = BackpressureClient(gateway, report_every=None)
+    await client.on_event(events.append)
+    for _ in range(2):
+        await gateway.jetstream().publish(SUBJECT, forged)
+    for reply in (f"backpressure.v1.event.recovery.{SUBJECT}", "backpressure.v1.internal.presence"):
+        await worker.publish(f"{API}.CONSUMER.MSG.NEXT.{STREAM}.router", b"", reply=reply)
+
+    async def dropped() -> bool:
+        pages = [(await each.get("/metrics"))[1] for each in replicas]
+        counted = [line for page in pages for line in page.splitlines() if 'what="replica_message_unread"' in line]
+        return client.stats.events_dropped == 1 and [line.endswith(" 1.0") for line in counted] == [True, True]
+
+    await eventually(dropped, "the two messages to be dropped")
+    assert events == [] and "Violation" not in guarded.log
+    await client.close()
+    for each in (gateway, worker, operator):
+        await each.close()

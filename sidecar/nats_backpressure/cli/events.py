@@ -199,7 +199,8 @@ async def _follow(service: ServiceClient, query: _EventQuery, since: float | Non
                 first = False
                 while (message := await messages.get()) is not None:
                     since = max(start, time.time() - CLOCK_SKEW)
-                    print_once(message.data)
+                    if message.subject.startswith(f"{service.names.prefix}.event."):  # else it comes from a stream
+                        print_once(message.data)
                 since = start if since is None else since
             print_note("the connection was lost; trying again")
         except Unavailable:

@@ -201,7 +201,8 @@ class BackpressureClient(LocalAdmission):
         events = EventDeduplicator(handler, self.stats, self.logger)
 
         async def receive(message: Msg) -> None:
-            await events.receive(message.data)
+            # Who pulls from a stream can have its messages delivered here: they keep the subject they were stored on.
+            await events.receive(message.data if message.subject.startswith(f"{self._names.prefix}.event.") else b"")
 
         async def subscribe() -> None:
             self._subscriptions.append(await self._nc.subscribe(f"{self._names.prefix}.event.{tail}", cb=receive))

@@ -20,13 +20,13 @@ LONGEST = 64 * 1024
 """Bytes of one message, on a server that takes as many."""
 ROOM = 256 * 1024
 """Bytes that may wait to be sent where what has many messages may add one."""
-UNSENT = "replica_message_unsent"
+UNSENT, UNREAD = "replica_message_unsent", "replica_message_unread"
 
 Receive = Callable[[str, bytes], None]
 
 
 class NatsReplicaChannel:
-    """The ReplicaChannel on a connection without echo; `count` counts the messages that are not sent."""
+    """The ReplicaChannel on a connection without echo; `count` counts those not sent, and foreign ones."""
 
     def __init__(
         self,
@@ -77,6 +77,10 @@ class NatsReplicaChannel:
     def _passing_to(self, receive: Receive) -> Callable[[Msg], Coroutine[Any, Any, None]]:
         async def pass_on(message: Msg) -> None:
             # No await here: a callback that waits can be cancelled, and its subscription would end silently.
-            receive(message.subject.removeprefix(self._start), message.data)
+            # Who pulls from a stream can have its messages delivered here: they keep the subject they were stored on.
+            if message.subject.startswith(self._start):
+                receive(message.subject.removeprefix(self._start), message.data)
+            else:
+                self._count(UNREAD)
 
         return pass_on
