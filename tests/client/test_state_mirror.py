@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nats_backpressure.adapters.nats.fact_reader import TRIAL, TRIAL_PAYLOAD
 from nats_backpressure.client.cached_admission import CachedAdmission
 from nats_backpressure.client.state_mirror import MAX_INSTANCES, VANISHED_SECONDS, StateMirror
 from nats_backpressure.protocol.subjects import HEARTBEAT, encode
@@ -339,6 +340,10 @@ def test_a_literal_is_governed_by_every_state_that_covers_it_and_the_worst_decid
     assert mirror.decision("orders.*.created")[0] == "continue", "a pattern is about itself alone"
     mirror.states.delete("orders.=2A")
     assert mirror.decision()[0] == "throttle"
+
+
+def test_what_doctor_tries_to_write_is_passed_over(mirror: Mirror) -> None:
+    assert mirror.states.put(TRIAL, TRIAL_PAYLOAD, mirror.now, STAMP) is None
 
 
 @pytest.mark.parametrize(

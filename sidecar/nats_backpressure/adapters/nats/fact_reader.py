@@ -22,8 +22,9 @@ from nats_backpressure.protocol.patterns import BadTail, decode
 from nats_backpressure.protocol.subjects import HEARTBEAT, Names
 from nats_backpressure.runtime.ports import Unavailable
 
-TRIAL: Final = "doctor-trial"
-"""The token that stands for a wildcard of a right that is tried. No stream, consumer or watched subject is named so."""
+TRIAL: Final = "=doctor-trial"
+"""The token that stands for a wildcard of a right that is tried. No stream, consumer or watched subject is named so,
+and clients that watch states pass over keys that begin so."""
 TRIAL_PAYLOAD: Final = b"a trial of nats-backpressure doctor"
 """No JSON: the JetStream API refuses it before it does anything."""
 NEVER_STORED: Final = {"Nats-Expected-Stream": TRIAL, "Nats-Expected-Last-Sequence": "9007199254740991"}
