@@ -41,6 +41,11 @@ def test_the_totals_are_of_all_subjects() -> None:
     assert totals_line((), (), 0) == "no subject is watched"
 
 
+def test_an_unknown_subject_shows_that_it_has_no_consumer() -> None:
+    assert list_row(STATUSES[3])[-1] == "no consumer is known"
+    assert list_row(replace(STATUSES[3], consumers_total=1))[-1] == ""
+
+
 def test_an_override_shows_its_direction_and_its_end() -> None:
     assert list_row(STATUSES[4])[-1] == "override: open until 2026-11-26T18:00:00.000Z"
     assert list_row(replace(STATUSES[4], mode="observe"))[-1] == list_row(STATUSES[4])[-1], (

@@ -446,7 +446,7 @@ def test_an_override_says_which_others_hide_it() -> None:
     }
     first, second = found("overrides", entries=entries)
     assert "governs orders.created, orders.shipped; not orders.paid, where another is more specific" in first[1]
-    assert "every request is refused" in first[2] and "an overload is not held back" in second[2]
+    assert "all requests but `critical` ones are refused" in first[2] and "an overload is not held back" in second[2]
     (hidden, *_) = found(
         "overrides",
         consumers=CONSUMERS[:1],

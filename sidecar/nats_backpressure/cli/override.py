@@ -66,8 +66,8 @@ def ls(target: Target, pattern: str | None, as_json: bool) -> None:
 @connection_flags
 def set_(target: Target, subject: str, action: str, duration: float | None, force: bool, as_json: bool) -> None:
     """Admit (`open`) or reject all requests for the subject PATTERN, or for all subjects that it matches, for the time
-    --for, by the clock of the NATS server. Measurements and policies do not change this. `auto` removes the override
-    now.
+    --for, by the clock of the NATS server. Measurements and policies do not change this; requests of the priority
+    `critical` are admitted all the same. `auto` removes the override now.
 
     If several overrides match a subject, the most specific one applies. Exits with 1 if it would apply to no watched
     subject now, unless --force is given.

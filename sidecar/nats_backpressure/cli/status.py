@@ -26,7 +26,16 @@ from nats_backpressure.cli.output import (
     printable,
     rich_table,
 )
-from nats_backpressure.cli.status_list import HEADERS, SORTS, STATUSES, StatusFilter, fitting, list_row, totals_line
+from nats_backpressure.cli.status_list import (
+    HEADERS,
+    SORTS,
+    STATUSES,
+    StatusFilter,
+    fitting,
+    list_row,
+    totals_line,
+    without_consumer,
+)
 from nats_backpressure.protocol.messages import ConsumerStatus, Status, StatusList
 from nats_backpressure.protocol.subjects import encode, is_literal
 from nats_backpressure.runtime.ports import Unavailable
@@ -185,7 +194,7 @@ def _subject_sections(status: Status) -> list[Section]:
     override = status.override and f"{status.override.action} until {status.override.until}"
     facts = {
         "status": f"{status.status} since {status.since}" if status.since else status.status,
-        "why": format_reasons(status.reasons, status.diagnosis) or "-",
+        "why": format_reasons(status.reasons, status.diagnosis) or without_consumer(status) or "-",
         "pressure": format_cell(status.pressure),
         "admit ratio": format_cell(status.admit_ratio),
         "mode": status.mode,

@@ -66,7 +66,12 @@ def _why(status: Status) -> str:
         reasons.insert(0, f"override: {status.override.action} until {status.override.until}")
     elif status.mode == "observe":
         reasons.insert(0, "dry run")
-    return format_reasons(reasons, status.diagnosis)
+    return format_reasons(reasons, status.diagnosis) or without_consumer(status)
+
+
+def without_consumer(status: Status) -> str:
+    """Why an unknown subject has nothing to show; empty where it has a consumer."""
+    return "no consumer is known" if status.status == "unknown" and not status.consumers_total else ""
 
 
 def totals_line(all_statuses: Sequence[Status], matching: Sequence[Status], shown: int) -> str:

@@ -160,7 +160,9 @@ def overrides(facts: Facts) -> Iterator[Finding]:
         if reached:
             but = f"; not {names(hidden)}, where another is more specific" if hidden else ""
             cost = "what is measured decides nothing there" + (
-                ": an overload is not held back" if entry.override.action == "open" else ": every request is refused"
+                ": an overload is not held back"
+                if entry.override.action == "open"
+                else ": all requests but `critical` ones are refused"
             )
             yield warning(f"{what} governs {names(reached)}{but}", cost, remedy)
         elif hidden:

@@ -114,7 +114,9 @@ class Recovery(Struct, frozen=True):
 class Override(Struct, frozen=True):
     """An operator's decision that replaces the status of a subject for some time."""
 
-    action: Annotated[OverrideAction, Meta(description="`open` admits everything, `reject` refuses everything.")]
+    action: Annotated[
+        OverrideAction, Meta(description="`open` admits all requests, `reject` none but `critical` ones.")
+    ]
     until: Annotated[Time, Meta(description="When it ends by itself.")]
 
 
