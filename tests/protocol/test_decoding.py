@@ -10,6 +10,7 @@ import pytest
 from nats_backpressure.protocol import values
 from nats_backpressure.protocol.decoding import decode_message, read_message
 from nats_backpressure.protocol.messages import Decision, Event, Metrics, State
+from nats_backpressure.protocol.policies import EffectivePolicy
 from nats_backpressure.protocol.strictness import STRICTNESS
 
 DECISION: dict[str, Any] = {"subject": "s", "role": "gateway", "status": "active", "action": "reject", "admit_ratio": 0}
@@ -53,6 +54,12 @@ def test_what_is_nested_is_read_like_that_too() -> None:
 )
 def test_what_is_broken_is_not_read(document: bytes) -> None:
     assert read_message(document, Decision) is None
+
+
+def test_an_unknown_value_in_a_mapping_costs_no_more_than_itself() -> None:
+    document = {"subject": "s", "matched": ["s"], "policy": {}, "sources": {"mode": "file", "override": "override"}}
+    policy = decode_message(msgspec.json.encode(document), EffectivePolicy)
+    assert policy.sources == {"mode": "file"}
 
 
 def test_an_event_of_an_unknown_type_is_not_read() -> None:

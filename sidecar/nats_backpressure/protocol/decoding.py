@@ -36,7 +36,8 @@ def _type_of(kind: type[Struct]) -> inspect.Type:
 
 
 def _known(value: Any, kind: inspect.Type) -> Any:
-    """The value, with each unknown value of a closed list replaced."""
+    """The value, with each unknown value of a closed list replaced, or left out of a mapping where nothing can replace
+    it."""
     match kind:
         case inspect.Metadata(type=inner):
             return _known(value, inner)
@@ -45,6 +46,10 @@ def _known(value: Any, kind: inspect.Type) -> Any:
             return value | known
         case inspect.VarTupleType(item_type=item) if isinstance(value, list):
             return [_known(one, item) for one in value]
+        case inspect.DictType(value_type=item) if isinstance(value, dict):
+            read = {key: _known(one, item) for key, one in value.items()}
+            words = item.values if isinstance(item, inspect.LiteralType) else None
+            return {key: one for key, one in read.items() if words is None or not isinstance(one, str) or one in words}
         case inspect.LiteralType(values=values) if isinstance(value, str) and value not in values:
             return next((neutral for neutral in NEUTRAL if neutral in values), value)
         case inspect.UnionType(types=types) if value is not None:

@@ -39,7 +39,12 @@ class EffectivePolicy(Struct, frozen=True):
 class PolicyValidation(Struct, frozen=True):
     """The answer to `validate.policy`."""
 
-    valid: Annotated[bool, Meta(description="Whether it could be put in force.")]
+    valid: Annotated[
+        bool,
+        Meta(
+            description="Whether it is valid over the default policy. Marks of the settings file may differ, and refuse it or let it pass."
+        ),
+    ]
     errors: Annotated[tuple[Problem, ...], Meta(description="What is wrong with it.")]
     effective: Annotated[
         dict[str, Any] | None, Meta(description="The policy over the default one. null: it is not valid.")

@@ -159,6 +159,8 @@ class Recorder:
             return
         self._write(self._encoder.flush())
         self._stop_on_error(self._file.rotate)
+        if self.failed:
+            return
         self._start_part()
         log.info("recording.rotated", file=str(self._file.path), kept=f"{self._file.path}.1")
 

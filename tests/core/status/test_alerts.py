@@ -76,6 +76,29 @@ def test_it_is_pending_until_it_has_held_long_enough_then_fires_then_is_resolved
     assert world.published == [("long", "firing"), ("long", "resolved")]
 
 
+@pytest.mark.parametrize(
+    ("readings", "fires"),
+    [
+        ([("S", "a", 5, 0.1), ("S", "b", 1, 0.9)], False),
+        ([("S", "a", 1, 0.1), ("S", "b", 5, 0.9)], True),
+        ([("S", "a", 5, 0.1), ("T", "b", 1, 0.9)], True),
+    ],
+    ids=["an older reading of the stream", "the newest one", "another stream"],
+)
+def test_how_full_a_stream_is_goes_by_its_newest_reading(
+    readings: list[tuple[str, str, float, float]], fires: bool
+) -> None:
+    world = World(AlertRule("fill", When(stream_fill_above=0.5)))
+    members = []
+    for stream, name, at, fill in readings:
+        one = member(stream_fill=fill)
+        key = ConsumerKey(stream, name)
+        assert one.reading is not None
+        reading = msgspec.structs.replace(one.reading, key=key, at=Now(at, at))
+        members.append(msgspec.structs.replace(one, key=key, reading=reading))
+    assert world.look(100.0, Status.INACTIVE, *members) == ({"fill": "firing"} if fires else {})
+
+
 def test_a_break_restarts_the_wait_and_reports_nothing() -> None:
     world = World(LONG)
     for at, pending in [(0, 101), (9, 50), (9.5, 101), (19, 101)]:

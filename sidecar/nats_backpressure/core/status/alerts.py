@@ -163,6 +163,8 @@ def _value(when: When, status: Status, members: Sequence[Member], awaited: bool)
     if when.status is not None:
         return status.word if status >= RANK[when.status] else None
     readings = [member.reading for member in members if member.reading is not None]
+    if when.stream_fill_above is not None:  # one of another consumer may be newer than that of one that is not read
+        readings = list({one.key.stream: one for one in sorted(readings, key=lambda one: one.at.mono)}.values())
     if (value := _holds(when, readings)) is not None:
         return value
     thin = when.diagnosis is not None and any(r.diagnosis is None for r in readings)
