@@ -223,3 +223,14 @@ class TestUnreadableRecordings:
             ran = run(recording, option, bad)
             assert ran.exit_code == 78 and ran.stdout == ""
             assert "policies[0].pending.warn" in ran.stderr
+
+
+@pytest.mark.parametrize("how", ["environment", "option", "neither"])
+def test_it_says_where_a_file_of_the_environment_stands_for_the_recorded_policies(
+    recording: Path, quiet: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how == "environment":
+        monkeypatch.setenv("BACKPRESSURE_CONFIG", str(quiet))
+    result = CliRunner().invoke(replay, [str(recording), *(["--config", str(quiet)] if how == "option" else [])])
+    assert result.exit_code == 0
+    assert ("not the recorded ones" in result.stderr) == (how == "environment")

@@ -89,6 +89,19 @@ class TestRecorder:
         recorder_.close()
         assert len(counted) > 10 and set(counted) == {"recording"}
 
+    async def test_a_file_that_cannot_be_renamed_ends_it_and_nothing_says_that_it_was_kept(
+        self, world: FakeJetStream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "r.1" / "full").mkdir(parents=True)
+        recorder_, counted = self.recorder(world, tmp_path / "r", limit=1000)
+        for _ in range(60):
+            world.publish("S", "a")
+            world.clock.advance(0.1)
+            await recorder_.consumers("S")
+        recorder_.close()
+        said = capsys.readouterr().out
+        assert said.count("recording.ended") == 1 and "recording.rotated" not in said and counted
+
     async def test_an_existing_file_is_continued(self, world: FakeJetStream, tmp_path: Path) -> None:
         file = tmp_path / "r"
         for _ in range(2):

@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from nats_backpressure.cli.options import json_option
 from nats_backpressure.cli.settings_file import load_or_exit
@@ -67,10 +68,12 @@ def replay(file: Path, config: Path | None, compare: Path | None, subject: str |
     settings = [None if path is None else load_or_exit(path) for path in paths]
     comparison = StatusComparison(partial(_print_difference, as_json))
     on_event = partial(_print_event, as_json)
-    replays = [
-        Replay(each, on_event if compare is None else partial(comparison.add_event, which), subject)
-        for which, each in enumerate(settings)
-    ]
+    replays: list[Replay] = []
+    for which, each in enumerate(settings):
+        on_each = on_event if compare is None else partial(_compare_event, comparison, replays, which)
+        replays.append(Replay(each, on_each, subject))
+    if config is not None and click.get_current_context().get_parameter_source("config") is ParameterSource.ENVIRONMENT:
+        click.echo(f"{file}: under the policies of {config} (BACKPRESSURE_CONFIG), not the recorded ones", err=True)
     start = time.perf_counter()
     problem = _replay_file(file, replays, comparison)
     took = time.perf_counter() - start
@@ -82,6 +85,10 @@ def replay(file: Path, config: Path | None, compare: Path | None, subject: str |
     if problem:
         click.echo(f"{file}: {problem}", err=True)
         sys.exit(EX_DATA)
+
+
+def _compare_event(comparison: StatusComparison, replays: Sequence[Replay], which: int, event: SubjectEvent) -> None:
+    comparison.add_event(which, event, replays[which].now.mono)
 
 
 def _replay_file(path: Path, replays: Sequence[Replay], comparison: StatusComparison) -> str | None:
@@ -163,7 +170,7 @@ def _summary(replays: Sequence[Replay], comparison: StatusComparison, took: floa
     first = replays[0]
     span = first.now.mono - first.first.mono if first.first else 0.0
     if first.first:
-        comparison.finish(first.now.wall)
+        comparison.finish(first.now.mono)
         yield ""
         yield f"{format_time(first.first.wall)} to {format_time(first.now.wall)}, {_format_duration(span)}"
     aside = f", {first.implausible:,} of them implausible" if first.implausible else ""

@@ -41,9 +41,7 @@ class PolicyValidation(Struct, frozen=True):
 
     valid: Annotated[
         bool,
-        Meta(
-            description="Whether it is valid over the default policy. Marks of the settings file may differ, and refuse it or let it pass."
-        ),
+        Meta(description="Whether it is valid over the default policy; the marks of a settings file may differ."),
     ]
     errors: Annotated[tuple[Problem, ...], Meta(description="What is wrong with it.")]
     effective: Annotated[

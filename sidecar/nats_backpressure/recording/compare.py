@@ -28,7 +28,7 @@ class _BothStatuses(Struct):
     statuses: list[Status]
     reasons: list[tuple[str, ...]]
     differ_since: float | None = None
-    """Unix time since which they differ; None while they are equal."""
+    """Monotonic time since which they differ; None while they are equal."""
 
 
 class StatusComparison:
@@ -38,12 +38,12 @@ class StatusComparison:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Seconds for which the statuses differed, by subject."""
         self._on_difference = on_difference
-        self._events: list[tuple[int, SubjectEvent]] = []
+        self._events: list[tuple[int, SubjectEvent, float]] = []
         self._statuses: dict[str, _BothStatuses] = {}
 
-    def add_event(self, which: int, event: SubjectEvent) -> None:
-        """An event of the first (0) or the second (1) replay."""
-        self._events.append((which, event))
+    def add_event(self, which: int, event: SubjectEvent, at: float) -> None:
+        """An event of the first (0) or the second (1) replay, at this monotonic time of it."""
+        self._events.append((which, event, at))
 
     def compare(self) -> None:
         if not self._events:
@@ -51,10 +51,10 @@ class StatusComparison:
         ordered = sorted(self._events, key=_time_and_subject)
         self._events.clear()
         for (at, subject), events in groupby(ordered, key=_time_and_subject):
-            self._apply_events(at, subject, list(events))
+            self._apply_events(at, subject, [(which, event) for which, event, _ in events])
 
     def finish(self, at: float) -> None:
-        """The recording ended at this time (Unix seconds)."""
+        """The recording ended at this monotonic time."""
         self.compare()
         for subject, both in self._statuses.items():
             if both.differ_since is not None:
@@ -80,8 +80,8 @@ class StatusComparison:
             both.differ_since = at
         if one is not other or lasted is not None:
             reasons = both.reasons[0], both.reasons[1]
-            self._on_difference(Difference(at, subject, (one, other), reasons, lasted))
+            self._on_difference(Difference(events[0][1].at, subject, (one, other), reasons, lasted))
 
 
-def _time_and_subject(pair: tuple[int, SubjectEvent]) -> tuple[float, str]:
-    return pair[1].at, pair[1].subject
+def _time_and_subject(one: tuple[int, SubjectEvent, float]) -> tuple[float, str]:
+    return one[2], one[1].subject

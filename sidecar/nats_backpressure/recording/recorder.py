@@ -158,8 +158,7 @@ class Recorder:
         if self.failed or self._file.size < self._rotate_at:
             return
         self._write(self._encoder.flush())
-        self._stop_on_error(self._file.rotate)
-        if self.failed:
+        if not self._stop_on_error(self._file.rotate):
             return
         self._start_part()
         log.info("recording.rotated", file=str(self._file.path), kept=f"{self._file.path}.1")
@@ -177,9 +176,11 @@ class Recorder:
             self._flushed_at = now
             self._file.flush()
 
-    def _stop_on_error(self, operation: Callable[[], None]) -> None:
+    def _stop_on_error(self, operation: Callable[[], None]) -> bool:
+        """Whether it succeeded."""
         try:
             operation()
+            return True
         except (OSError, ValueError) as error:
             self.failed = True
             with suppress(OSError, ValueError):
@@ -191,6 +192,7 @@ class Recorder:
                 error=str(error),
                 hint="what was written until then can be used",
             )
+            return False
 
 
 class RecordingObserver(Recorder):
