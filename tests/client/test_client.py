@@ -17,6 +17,7 @@ from nats_backpressure.client import BackpressureClient, ThreadedClient, startup
 from tests.simulations.decision_service import GATEWAY, FakeDecisionService
 from tests.simulations.state_bucket import SUBJECT, States, active, state, wait_until
 from tests.support.servers import NatsServer
+from tests.support.sidecar import eventually
 
 
 async def test_a_dry_run_admits_and_counts_what_it_would_have_done(client: BackpressureClient, states: States) -> None:
@@ -239,6 +240,24 @@ async def test_decide_sends_only_what_the_sidecar_takes(client: BackpressureClie
         {"attempt": 1000, "priority": "normal"},
     ]
     assert client.stats.bad_priority == 1
+
+
+async def test_events_come_again_after_the_connection_was_closed_and_made_again(server: NatsServer, nc: Client) -> None:
+    seen, own = [], await nats.connect(server.url)
+    async with BackpressureClient(own) as client:
+        await client.on_event(lambda event: seen.append(event["seq"]))
+        await own.close()
+        await own.connect(server.url)
+
+        async def published() -> bool:
+            event = {"subject": SUBJECT, "epoch": "e", "seq": len(seen), "type": "recovery"}
+            await nc.publish(f"backpressure.v1.event.recovery.{SUBJECT}", json.dumps(event).encode())
+            await nc.flush()
+            return bool(seen)
+
+        await eventually(published, "an event")
+    assert not own._subs
+    await own.close()
 
 
 async def test_on_event_passes_on_the_events_of_one_subject_until_the_client_is_closed(

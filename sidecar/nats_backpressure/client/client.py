@@ -12,11 +12,11 @@ from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import PubAck
 
 from nats_backpressure.client.event_deduplicator import EventDeduplicator, EventHandler
+from nats_backpressure.client.event_subscription import EventSubscription
 from nats_backpressure.client.fixed import FixedAnswers, fixed_state
 from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.load_reports import LoadReports
@@ -26,7 +26,7 @@ from nats_backpressure.client.read_loop_guard import guard_read_loop
 from nats_backpressure.client.reconnect_guard import guard_reconnect
 from nats_backpressure.client.requests import TIMEOUT, Answer, RequestSender
 from nats_backpressure.client.shedder import NORMAL
-from nats_backpressure.client.state_watch import LINK_POLL, StateWatch
+from nats_backpressure.client.state_watch import StateWatch
 from nats_backpressure.protocol.reports import LONGEST, SHORTEST
 from nats_backpressure.protocol.requests import MOST_ATTEMPTS, MOST_MESSAGES
 from nats_backpressure.protocol.subjects import Names, encode
@@ -80,7 +80,7 @@ class BackpressureClient(LocalAdmission):
         self._started = self._is_fixed = False
         """Whether it follows the states, and whether it never does."""
         self._tasks: list[asyncio.Task[None]] = []
-        self._subscriptions: list[Subscription] = []
+        self._events: list[EventSubscription] = []
         self._pulls: set[asyncio.Task[Any]] = set()
         """Of pull gates whose fetch was cancelled: one for each gate at most."""
 
@@ -204,19 +204,11 @@ class BackpressureClient(LocalAdmission):
             # Who pulls from a stream can have its messages delivered here: they keep the subject they were stored on.
             await events.receive(message.data if message.subject.startswith(f"{self._names.prefix}.event.") else b"")
 
-        async def subscribe() -> None:
-            self._subscriptions.append(await self._nc.subscribe(f"{self._names.prefix}.event.{tail}", cb=receive))
-
-        async def subscribe_once_connected() -> None:
-            while not self._nc.is_connected:
-                await asyncio.sleep(LINK_POLL)
-            await subscribe()
-
         tail = ">" if subject is None else f"*.{encode(subject)}"
-        if self._nc.is_connected or self._nc.is_reconnecting:
-            await subscribe()
-        else:
-            self._tasks.append(asyncio.create_task(subscribe_once_connected(), name="backpressure events"))
+        subscription = EventSubscription(self._nc, f"{self._names.prefix}.event.{tail}", receive)
+        await subscription.start()
+        self._events.append(subscription)
+        self._tasks.append(asyncio.create_task(subscription.run(), name="backpressure events"))
 
     def cancel_at_close(self, pull: asyncio.Task[Any]) -> None:
         """For a task that nobody waits for: `close` cancels it, if it goes on until then."""
@@ -229,11 +221,11 @@ class BackpressureClient(LocalAdmission):
         for task in tasks:
             task.cancel()
         self._requests.cancel()
-        subscriptions, self._subscriptions = self._subscriptions, []
+        subscriptions, self._events = self._events, []
         for subscription in subscriptions:
             with suppress(Exception):  # the connection may be gone already
                 async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await subscription.unsubscribe()
+                    await subscription.close()
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
 
