@@ -22,13 +22,12 @@ from nats_backpressure.protocol.between_replicas import GRANTS
 from nats_backpressure.protocol.requests import ConsumerRequest
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.queries.pulls import PullGrants, PullRequest
-from nats_backpressure.queries.shared_grants import SharedGrants
-from nats_backpressure.runtime.replicas import Replicas
+from nats_backpressure.queries.pulls import PullRequest
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock
 from tests.fakes.replica_channel import FakeBus
 from tests.runtime.test_effect_runner import Counts
+from tests.simulations.granting_replicas import GrantingReplicas
 from tests.support.exploring import examples
 
 KEY = ConsumerKey("S", "c")
@@ -45,14 +44,10 @@ class World:
         self.policy = Policy(inflight=InflightRule(1, 1, mark))
         self.inflight, self.delivered = inflight, 0
         self.read()
-        self.pulls: list[PullGrants] = []
-        self.replicas: list[Replicas] = []
-        for n in range(replicas):
-            channel = self.bus.channel(str(n))
-            self.replicas.append(Replicas(channel, self.clock, f"pod-{n}", f"id-{n}", self.counts))
-            self.pulls.append(PullGrants(random.Random(n).random))
-            reading_of = lambda key: self.member.reading if key == KEY else None  # noqa: E731
-            SharedGrants(self.pulls[-1], self.replicas[-1], channel, self.clock, self.counts, reading_of)
+        granting = GrantingReplicas(
+            replicas, self.clock, self.bus, self.counts, lambda key: self.member.reading if key == KEY else None
+        )
+        self.pulls, self.replicas = granting.pulls, granting.all
         self.granted: list[tuple[float, int]] = []
 
     def read(self) -> None:
