@@ -66,6 +66,26 @@ async def test_it_pulls_what_is_granted_and_no_more(
     assert client.stats.pulled == 23
 
 
+async def test_what_is_there_is_returned_at_once_and_no_more_is_waited_for(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    """Each message says how many are behind it. A message that is delivered again does not."""
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=2)
+    async with FakeDecisionService(nc, grants(10)), asyncio.timeout(30):
+        for there in (1, 3):
+            await publish(nc, there)
+            began = time.monotonic()
+            messages = await gate.fetch(10)
+            assert len(messages) == there and time.monotonic() - began < 1.9
+            for message in messages[: there - 1]:
+                await message.ack_sync()
+            await messages[-1].nak()
+            began = time.monotonic()
+            again = await gate.fetch(10)
+            assert len(again) == 1 and time.monotonic() - began >= 1.9
+            await again[0].ack_sync()
+
+
 async def test_it_waits_while_nothing_is_granted_and_asks_again(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:

@@ -159,12 +159,13 @@ class PulledStream:
         """As PullGate does: the first message is waited for until then, the others come with it or a moment later."""
         await self.clock.sleep(TRIP)
         messages = self.take(1) or await self._wait_for_one(until)
-        if messages and n > 1:
+        if messages and (rest := min(n - 1, len(self.waiting))):
             await self.clock.sleep(TRIP)
-            messages += self.take(n - 1)
-            if len(messages) < n:
+            others = self.take(rest)
+            if len(others) < rest:
                 await self.clock.sleep(BATCH_WAIT)
-                messages += self.take(n - len(messages))
+                others += self.take(rest - len(others))
+            messages += others
         return messages
 
     async def _wait_for_one(self, until: float) -> list[float]:

@@ -28,7 +28,7 @@ MIN_WAIT, MAX_WAIT = 0.01, 1.0
 MOST_HELD = 65_536
 """Messages that count as held at most; then the oldest do no more."""
 BATCH_WAIT = 0.02
-"""Seconds for which the first message of a pull waits for the others; a slower one is late."""
+"""Seconds for which the first message of a pull waits for others that are there; a slower one is late."""
 KEEPS_SIZE = 30.0
 """Seconds without a grant for which the size of the last one holds: that of the sidecar's restart, after which a burst
 would take in flight past its mark."""
@@ -43,6 +43,13 @@ def _own_references() -> int:
 
 ONLY_OURS = _own_references()
 """References to an object that only one variable has, as this Python counts them."""
+
+
+def _behind(message: Msg) -> int:
+    """How many messages waited when this one was delivered. Those that are delivered again are not in that number: any
+    may follow one of these."""
+    metadata = message.metadata
+    return metadata.num_pending if metadata.num_delivered == 1 else MOST_HELD
 
 
 class PullGate:
@@ -211,7 +218,7 @@ class PullGate:
         except TimeoutError:  # nats.errors.TimeoutError is one; fetch raises both
             return [], 0.0
         try:
-            return messages + await self._fetch_rest(n - 1), 0.0
+            return messages + await self._fetch_rest(min(n - 1, _behind(messages[0]))), 0.0
         except BaseException:  # the next fetch returns what is here already
             self._waiting += messages
             raise

@@ -27,7 +27,7 @@ class _Known(Struct):
     has: int
     """What it reported to hold, and what it was granted since."""
     per_message: float
-    """Seconds that it took for one when it last pulled all that it was granted."""
+    """Seconds that it took for one when it last pulled any, with its wait for the first."""
 
     @property
     def until(self) -> float:
@@ -44,8 +44,8 @@ class Wanting:
         known = self._known.pop(requester, None)
         per_message = 0.0
         if known is not None:
-            all_pulled = unused == 0 and known.has > 0
-            per_message = (now - known.at) / known.has if all_pulled else known.per_message
+            had = known.has - unused
+            per_message = (now - known.at) / had if had > 0 else known.per_message
         self._known[requester] = _Known(now, held + n, held, per_message)
         if len(self._known) > MOST_REQUESTERS:
             del self._known[next(iter(self._known))]
