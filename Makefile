@@ -98,7 +98,7 @@ bench: venv ## what it costs and how fast it is, each figure beside its peer (35
 bench-overload: venv ## goodput and latency at 1, 3 and 10 times the capacity, of five systems (10 minutes)
 	$(BIN)/python -m benchmarks.overload --out build/overload
 
-bench-gate: venv ## what PullGate costs a consumer, beside a plain fetch (5 minutes; QUICK=1: half a minute, writes nothing)
+bench-gate: venv ## what PullGate costs a consumer, beside a plain fetch (6 minutes; QUICK=1: half a minute, writes nothing)
 	$(BIN)/python -m benchmarks gate --size $(if $(QUICK),quick,full)$(if $(QUICK),,; code=$$?; PYTHONPATH=. $(BIN)/python -m docs.generate && exit $$code)
 
 bench-replicas: venv ## what 1, 3 and 10 replicas cost, and 200 kills of the reader (20 minutes; QUICK=1: 3 minutes, writes nothing)

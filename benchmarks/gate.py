@@ -18,8 +18,8 @@ from benchmarks.figures import Figure, Figures, Size, command, progress, rounds
 from benchmarks.gated_workers import Case, Seconds, Side, create, measure
 from benchmarks.processes import SidecarProcess, nats_server
 
-AT_ONCE = 6
-"""Cases that run side by side."""
+AT_ONCE = 3
+"""Cases that run side by side: with more of them the workers of all, in one process, delay each other."""
 LEAST_RATE, MOST_P95, MOST_REFUSED = 0.98, 1.2, 5.0
 """Of that of the plain fetch; percent of the questions in calm."""
 RATE, P95, INFLIGHT, REFUSED = "drained", "latency p95 in calm", "in flight", "questions answered 0 in calm"
@@ -41,7 +41,7 @@ SCALES: dict[Size, Scale] = {
         {1: (1, 10), 5: (1, 1.5, 2, 10), 20: (1, 1.5, 2, 10)},
         (1, 10, 100),
         ((1, 1), (1, 10), (5, 1), (5, 10), (20, 1), (20, 10)),
-        Seconds(4.0, 20.0, 12.0),
+        Seconds(3.0, 14.0, 8.0),
     ),
     "quick": Scale({5: (1, 2), 20: (1,)}, (1, 10), ((5, 1),), Seconds(2.0, 6.0, 6.0)),
     "tiny": Scale({2: (2,)}, (3,), ((1, 1),), Seconds(0.5, 1.0, 1.0)),
