@@ -69,13 +69,13 @@ async def test_each_does_all_of_its_work_in_a_domain_without_one_violation(
     place = await place_of(kind, hub, start_server, tmp_path)
     command = Command(f"nats://operator:secret-of-operator@127.0.0.1:{place.port}", "--js-domain", DOMAIN)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(command.close)
         replicas = [Sidecar(tmp_path, place.url, settings(tmp_path, name, js_domain=DOMAIN)) for name in ("one", "two")]
         for each in replicas:
             await stack.enter_async_context(each)
         for each in replicas:
             await each.observing()
         await everybody_works(place, replicas, command, tmp_path / "recording", API)
-    await command.close()
     assert (await findings(tmp_path, place, js_domain=DOMAIN)).keys() <= {"sampling", "version", "environment"}
     stored = {path.name for path in (tmp_path / DOMAIN).glob("jetstream/$G/streams/*")}
     assert stored == {"ROUTER", "BACKPRESSURE_EVENTS", "KV_backpressure_state", "KV_backpressure_policy"}

@@ -48,6 +48,7 @@ async def test_each_does_all_of_its_work_with_the_jetstream_of_another_account(
     server = two_accounts
     command = Command(f"nats://operator:secret-of-operator@127.0.0.1:{server.port}", "--js-api-prefix", API)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(command.close)
         replicas = [
             Sidecar(tmp_path, server.url, settings(tmp_path, name, js_api_prefix=API)) for name in ("one", "two")
         ]
@@ -56,7 +57,6 @@ async def test_each_does_all_of_its_work_with_the_jetstream_of_another_account(
         for each in replicas:
             await each.observing()
         await everybody_works(server, replicas, command, tmp_path / "recording", API)
-    await command.close()
     assert (await findings(tmp_path, server, js_api_prefix=API)).keys() <= {"sampling", "version", "environment"}
     stored = {path.name for path in (server.directory / "store").glob("jetstream/JETSTREAM/streams/*")}
     assert stored == {"ROUTER", "BACKPRESSURE_EVENTS", "KV_backpressure_state", "KV_backpressure_policy"}
