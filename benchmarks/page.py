@@ -104,11 +104,12 @@ def _machine(results: Results, before: Results | None) -> str:
         if each is None or not each.runs:
             continue
         on, runs = each.machine, list(each.runs.values())
-        loads = [run.load[0] for run in runs]
+        loads, processors = [run.load[0] for run in runs], dict.fromkeys(run.processor or on.processor for run in runs)
         packages = ", ".join(f"{name} {version}" for name, version in on.packages.items())
         lines.append(
             f"- {when}: {min(run.started for run in runs)} to {max(run.started for run in runs)}, "
-            f"{on.cores} cores ({on.processor}), {on.system}, Python {on.python}, nats-server {on.nats_server}, "
+            f"{on.cores} cores ({', '.join(processors)}), {on.system}, "
+            f"Python {on.python}, nats-server {on.nats_server}, "
             f"{packages}{'' if 'uvloop' in on.packages else ', no uvloop'}. "
             f"Commit {', '.join(dict.fromkeys(run.commit or on.commit or 'unknown' for run in runs))}. "
             f"Load average when a benchmark started: {min(loads):.1f} to {max(loads):.1f}."

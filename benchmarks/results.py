@@ -47,6 +47,8 @@ class Run(Struct, frozen=True):
     figures: dict[str, Figure]
     commit: str = ""
     """Of the code that was measured, with `+` where files differ from it; empty where git does not know."""
+    processor: str = ""
+    """That it ran on; empty: the machine's."""
 
 
 class Results(Struct, frozen=True):
@@ -62,8 +64,12 @@ def load(path: Path = RESULTS) -> Results | None:
 
 
 def kept_runs(results: Results) -> dict[str, Run]:
-    """Its runs for a file with newer ones, each with the commit that it measured."""
-    return {name: replace(run, commit=run.commit or results.machine.commit) for name, run in results.runs.items()}
+    """Its runs for a file with newer ones, each with the commit that it measured and the processor that it ran on."""
+    on = results.machine
+    return {
+        name: replace(run, commit=run.commit or on.commit, processor=run.processor or on.processor)
+        for name, run in results.runs.items()
+    }
 
 
 def store(results: Results, path: Path = RESULTS) -> None:

@@ -56,7 +56,8 @@ def test_the_rate_of_a_worker_does_not_depend_on_where_the_window_cuts_and_a_sta
     assert rate_of([], 0.0, 10.0) == 0
 
 
-def test_runs_that_are_kept_keep_the_commit_that_they_measured() -> None:
+def test_runs_that_are_kept_keep_the_commit_that_they_measured_and_the_processor() -> None:
     nobody = Machine("a processor", 2, "Linux", "3.11", "v2", {}, commit="old")
     runs = {name: Run("2026-11-26T00:00:00Z", (0, 0, 0), 1.0, {}, commit) for name, commit in (("a", ""), ("b", "new"))}
-    assert [run.commit for run in kept_runs(Results("full", nobody, runs)).values()] == ["old", "new"]
+    kept = kept_runs(Results("full", nobody, runs))
+    assert [(run.commit, run.processor) for run in kept.values()] == [("old", "a processor"), ("new", "a processor")]
