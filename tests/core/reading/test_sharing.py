@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count, pairwise
+from itertools import combinations, count, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -176,7 +176,7 @@ class Replica:
     reading: bool = False
     dead: bool = False
     faults: dict[str, float] = field(default_factory=dict)
-    """Until when it is `stopped`, `deaf`, `mute` or `blind`."""
+    """Until when it is `stopped`, `deaf`, `mute`, `blind` or `unable` to write."""
     queue: list[Callable[[], None]] = field(default_factory=list)
 
     def has(self, fault: str, now: float) -> bool:
@@ -281,7 +281,7 @@ class SharedStream:
         self._look(one)
 
     def _broadcast(self, sender: Replica, asked_at: float, took: float) -> None:
-        where, sent_at = sender.turn.position(True, self.silent_for(sender), self.now), self.now
+        where, sent_at = self._position(sender), self.now
         for one in self.replicas:
             lost = self.now < self.lossy_until and self.random.random() < 0.2
             if one is not sender and not lost and not sender.has("mute", self.now):
@@ -294,11 +294,12 @@ class SharedStream:
         if one.has("stopped", self.now):
             one.queue.append(lambda: self._receive(one, sender, sent_at, asked_at, took))
             return
-        silent_for = self.silent_for(one)
-        own = one.turn.position(True, silent_for, self.now)
-        if one.turn.receive(sender, own, sent_at, silent_for, self.now):
+        if one.turn.receive(sender, self._position(one), sent_at, self.silent_for(one), self.now):
             one.read_at, one.took = max(one.read_at, asked_at), took
         self._look(one)
+
+    def _position(self, one: Replica) -> Position:
+        return one.turn.position(not one.has("unable", self.now), self.silent_for(one), self.now)
 
     # What must hold
 
@@ -329,6 +330,19 @@ class SharedStream:
                 longest = max(longest, min(next_at, until) - begun)
         return longest
 
+    def read_twice(self, since: float, gap: float) -> float:
+        """The longest time since then in which more than one replica read, without a pause of `gap` of its own."""
+        spans: list[list[float]] = []
+        for index in {index for _, index in self.readings}:
+            begun = len(spans)
+            for at in (at for at, who in sorted(self.readings) if who == index and at >= since):
+                if len(spans) > begun and at - spans[-1][1] <= gap:
+                    spans[-1][1] = at
+                else:
+                    spans.append([at, at])
+        spans.sort()
+        return max((min(one[1], other[1]) - other[0] for one, other in combinations(spans, 2)), default=0.0)
+
     def readers(self, since: float) -> set[int]:
         return {index for at, index in self.readings if at >= since}
 
@@ -340,7 +354,7 @@ FAULTS_END = 40.0
 script = st.lists(
     st.tuples(
         st.floats(0.5, FAULTS_END - 8),
-        st.sampled_from(["start", "kill", "stopped", "deaf", "mute", "blind"]),
+        st.sampled_from(["start", "kill", "stopped", "deaf", "mute", "blind", "unable"]),
         st.integers(0, 9),
         st.floats(0.1, 8.0),
     ),
@@ -390,6 +404,9 @@ def test_each_stream_is_read_by_one_of_those_that_can_and_is_never_unread_for_lo
     world.run(end)
     alive = [one for one in world.replicas if not one.dead]
     assert world.unread(end) == []
+    handover = interval + took + delay
+    one_reads_from = FAULTS_END + silence(LEAST, interval, took, 1.0) + handover
+    assert world.read_twice(one_reads_from, 1.5 * (interval + took) + delay) <= handover
     if alive:
         first = min(alive, key=lambda one: one.turn.share)
         assert world.readers(quiet_from) == {first.index}
