@@ -434,7 +434,8 @@ async def test_without_rights_another_stream_is_read_from_its_beginning(
         async def read_all(info: Any) -> int:  # a retry may read the other stream before a look shows it
             followed.read.append(info.state.last_seq)
             for seq in range(1, info.state.last_seq + 1):
-                followed.taken.append((await admin.jetstream().get_msg("S", seq)).data or b"")
+                data = (await admin.jetstream().get_msg("S", seq)).data or b""
+                followed.taken += [data] if data not in followed.taken else []
             return int(info.state.last_seq)
 
         followed.follower._read_all = read_all
