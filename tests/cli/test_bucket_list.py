@@ -34,12 +34,20 @@ def test_each_policy_shows_what_it_sets_and_governs() -> None:
     rows = [policy_row(each, 3) for each in listed(BUCKET, STATUSES, None, overrides=False)]
     moment = format_rfc3339(AT)
     assert rows == [
-        ("bad", "cannot be read", moment, "4", "0 of 3"),
+        ("bad", "cannot be read", moment, "4", "?"),
         ("orders.*", "retry_after_seconds 5", moment, "3", "1 of 3"),
         ("orders.paid", "mode observe; pending.overload 500", moment, "7", "1 of 3"),
     ]
     assert [each.pattern for each in listed(BUCKET, STATUSES, "orders.created", overrides=False)] == ["orders.*"]
     assert [each.governs for each in listed(BUCKET, None, "x", overrides=False)] == []
+
+
+@pytest.mark.parametrize("overrides", [False, True])
+def test_what_cannot_be_read_says_nothing_of_what_it_governs(overrides: bool) -> None:
+    """A sidecar that has read a good one before keeps it in force."""
+    values = {("=override." if overrides else "") + "orders.paid": PolicyValue(b"{", 4, AT)}
+    (entry,) = listed(values, STATUSES, None, overrides=overrides, now=AT)
+    assert (entry.state, entry.governs) == ("cannot be read", None)
 
 
 def test_each_override_shows_its_end_and_whether_it_is_in_force() -> None:

@@ -40,7 +40,8 @@ class Listed(Struct, frozen=True):
     stored_at: str
     revision: int
     governs: tuple[str, ...] | None
-    """Watched subjects; None where no sidecar answered which there are."""
+    """Watched subjects; None where no sidecar answered which there are, or the entry cannot be read: those that have
+    read a good one before keep that."""
 
 
 def listed(
@@ -65,7 +66,7 @@ def listed(
                     state, governs = _override_state(parse_stored_override(key, value, now), now, statuses, governs)
                 else:
                     state = UNREADABLE if parse_policy(value.value) is None else "stored"
-                at = format_rfc3339(value.at)
+                at, governs = format_rfc3339(value.at), None if state == UNREADABLE else governs
                 yield Listed(pattern, _decoded(value.value), state, at, value.revision, governs)
 
 

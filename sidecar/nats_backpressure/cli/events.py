@@ -14,6 +14,7 @@ import msgspec
 from nats_backpressure.cli.command import NOT_WATCHED, decode_reply, jetstream_api, run_command
 from nats_backpressure.cli.options import Target, connection_flags, json_option, parse_since, parse_subject
 from nats_backpressure.cli.output import format_cell, format_reasons, print_json, print_note, printable
+from nats_backpressure.policy.validation import FieldProblem
 from nats_backpressure.protocol.history import Events
 from nats_backpressure.protocol.messages import Event, Status
 from nats_backpressure.protocol.patterns import covers
@@ -224,7 +225,7 @@ def _format_event(event: Event) -> str:
         "drain_s": event.metrics.drain_seconds,
         "lost": event.lost or None,
         "alert": f"{event.alert.name} ({event.alert.severity})" if event.alert else None,
-        "errors": "; ".join(f"{p.path}: {p.message}" for p in event.errors or ()) or None,
+        "errors": "; ".join(FieldProblem(p.path, p.message).line for p in event.errors or ()) or None,
     }
     measured = "  ".join(f"{name} {format_cell(value)}" for name, value in facts.items() if value is not None)
     change = f"{event.from_} -> {event.to}" if event.from_ != event.to else event.to

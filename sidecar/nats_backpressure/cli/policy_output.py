@@ -52,8 +52,8 @@ async def print_listed(
         entries = [await _asked(service, each) if i < MOST_ASKED else each for i, each in enumerate(entries)]
     if refused := [each.pattern for each in entries if each.state == NOT_APPLIED]:
         print_note(
-            f"not applied, though stored: {names(refused)}. A sidecar refuses them (`policy_rejected` in its log has "
-            "why, and `nats-backpressure doctor --config FILE`), or they are less than a second old"
+            f"not applied, though stored: {names(refused)}. A sidecar refuses them (`nats-backpressure events --type "
+            "policy_rejected` has why), or they are less than a second old"
         )
     if as_json:
         print_json({"overrides" if overrides else "policies": entries})
