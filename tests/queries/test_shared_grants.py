@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -117,6 +118,23 @@ async def test_in_any_second_no_more_than_the_room_is_granted(
             world.ask(replica % replicas, f"asker-{asker}", asked)
             await world.clock.run(pause)
         assert world.most_in_a_second() <= mark - 1
+
+
+@given(
+    replicas=st.integers(2, 8),
+    delay=st.sampled_from([0.016, 0.03, 0.06, 0.1, 0.15, 2.0]),
+    asks=st.lists(st.tuples(st.sampled_from([0.0, 0.001, 0.007, 0.03]), st.integers(0, 7)), min_size=40, max_size=120),
+)
+async def test_messages_that_take_longer_cost_one_room_for_each_30_ms_and_never_more_than_one_per_replica(
+    replicas: int, delay: float, asks: list
+) -> None:
+    async with running(replicas) as world:
+        world.bus.delay = (delay, delay)
+        for asker, (pause, replica) in enumerate(asks):
+            world.ask(replica % replicas, f"asker-{asker}", 1000)
+            await world.clock.run(pause)
+        await world.clock.run(delay)
+        assert world.most_in_a_second() <= min(replicas, math.ceil(2 * delay / UNKNOWN_FOR)) * 500
 
 
 async def test_what_another_granted_is_free_again_once_it_is_delivered_and_acknowledged() -> None:
