@@ -50,6 +50,19 @@ def test_in_a_fine_world_every_check_is_ok() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, "no policies in the settings file or the bucket"),
+        ({"settings": Settings(policies=(PolicyEntry(("orders.*",)),))}, "each policy is in force somewhere"),
+        ({"entries": {"orders.=2A": PolicyEntry(("orders.*",))}}, "each policy is in force somewhere"),
+    ],
+)
+def test_policies_are_said_to_be_in_force_only_where_there_are_any(changes: Any, problem: str) -> None:
+    findings = examine(replace(FINE, **changes))
+    assert [(each.level, each.problem) for each in findings if each.check == "policies"] == [("ok", problem)]
+
+
+@pytest.mark.parametrize(
     ("check", "changes", "level", "problem", "remedy"),
     [
         pytest.param(

@@ -95,8 +95,11 @@ def _making_count(matching: Sequence[Consumer]) -> str:
 
 def policies(facts: Facts) -> Iterator[Finding]:
     """Whether each policy of the file and of the bucket is in force for a watched subject."""
+    stored = [each for each in facts.entries.values() if isinstance(each, PolicyEntry)]
+    if not (facts.settings.policies or stored or facts.refused or unseen.entries(facts)):
+        yield Finding("ok", "no policies in the settings file or the bucket")
     yield from _unused(facts, facts.settings.policies, "file")
-    yield from _unused(facts, [each for each in facts.entries.values() if isinstance(each, PolicyEntry)], "bucket")
+    yield from _unused(facts, stored, "bucket")
     for refusal in facts.refused:
         errors = "; ".join(f"{path}: {message}" if path else message for path, message in refusal.rejection.errors)
         if refusal.in_force:
