@@ -82,10 +82,12 @@ class LossAccount:
         "_looked",
         "_moved",
         "_number",
+        "_owned",
         "_passed",
         "_removed",
         "_removed_now",
         "_settled",
+        "_since",
         "_waiting",
         "_whole",
         "account",
@@ -118,6 +120,9 @@ class LossAccount:
         """First deliveries so far, at most: each moves the place, redeliveries do not."""
         self._clean = MIN_CLEAN_LOOKS
         """See MIN_CLEAN_LOOKS."""
+        self._owned, self._since = False, 0
+        """Whether all that lies behind its place is its own, and the last sequence that may be of a subject which the
+        stream had earlier. Such messages only become fewer, until the subjects of the stream change."""
         self._kind, self._whole = 0, False
         """See `_kind`; and whether it gets the whole stream: of the newest sample and look."""
         self._number = 0
@@ -148,14 +153,15 @@ class LossAccount:
             if not (moved or self._moved) and _same(last, sample):
                 return
         self._number += 1
-        resumes = before is None and self._account is not None  # which says itself whether it was clean
-        clean = not has_holes(look) and (resumes or owns_the_rest(sample, before or look, look))
-        self._clean = self._clean + 1 if clean else 0
         kind, stored, whole = self._kind, self._account, self._whole
         if last is None or before is None or not _same_kind(last, sample, before, look):
             kind, whole = _kind(sample, look), gets_whole_stream(sample, look)
-        if last is None and stored is not None and _fits(stored, sample, look, kind):
-            self._resume(stored)
+            self._owned, self._since = False, look.last_seq
+        resumed = stored if last is None and stored is not None and _fits(stored, sample, look, kind) else None
+        self._owned |= (resumed is not None and not resumed.holes) or owns_the_rest(sample, before, look, self._since)
+        self._clean = self._clean + 1 if self._owned and not has_holes(look) else 0
+        if resumed is not None:
+            self._resume(resumed)
             self._compare(sample, before, look, None, whole)
         elif last is None or kind != self._kind:
             self._start(look)

@@ -53,10 +53,11 @@ def gets_whole_stream(sample: Sample, look: StreamLook) -> bool:
     return not sample.config.filters or (not mixed and covers_all(sample.config.filters, look.subjects))
 
 
-def owns_the_rest(sample: Sample, before: StreamLook, look: StreamLook) -> bool:
-    """Whether all messages behind the place of the consumer were its own, given the looks before and after the sample.
-    The stream may hold messages of subjects that it had earlier."""
-    return sample.pending >= before.last_seq - max(sample.delivered_stream, look.first_seq - 1)
+def owns_the_rest(sample: Sample, before: StreamLook | None, look: StreamLook, since: int) -> bool:
+    """Whether all messages behind the place of the consumer were surely its own, given the looks before and after the
+    sample. The stream may hold messages of subjects that it had earlier, none behind the sequence `since`."""
+    place = max(sample.delivered_stream, before.first_seq - 1 if before is not None else 0)
+    return place >= since or sample.pending >= look.last_seq - place
 
 
 def has_holes(look: StreamLook) -> bool:
