@@ -118,7 +118,7 @@ def test_policies_are_said_to_be_in_force_only_where_there_are_any(changes: Any,
             {"rights": (Right("publish", "$JS.API.CONSUMER.LIST.*", False),)},
             "error",
             "to publish $JS.API.CONSUMER.LIST.*",
-            'allow publish: ["$JS.API.CONSUMER.LIST.*"]; `nats-backpressure permissions --role sidecar`',
+            'allow publish: ["$JS.API.CONSUMER.LIST.*"]; `nats-backpressure permissions --role sidecar --config FILE`',
             id="a right that is needed",
         ),
         pytest.param(
@@ -310,6 +310,28 @@ def test_policies_are_said_to_be_in_force_only_where_there_are_any(changes: Any,
             "the override `orders.paid` (open until 2027-01-15T08:01:00.000Z) governs orders.paid",
             "nats-backpressure override 'orders.paid' auto",
             id="an override in force",
+        ),
+        pytest.param(
+            "overrides",
+            {
+                "entries": {"a": override("orders.paid", "open")},
+                "settings": Settings(name="shop", nats=Nats(js_domain="hub")),
+            },
+            "warning",
+            "governs orders.paid",
+            "nats-backpressure override 'orders.paid' auto --name 'shop' --js-domain 'hub'",
+            id="an override of another installation's name",
+        ),
+        pytest.param(
+            "policies",
+            {
+                "refused": (RefusedPolicy("orders.paid", Rejection("m", (("", "is not JSON"),))),),
+                "settings": Settings(name="shop"),
+            },
+            "error",
+            "refused entry, orders.paid",
+            "policy set 'orders.paid' FILE --name 'shop', or nats-backpressure policy rm 'orders.paid' --name 'shop'",
+            id="a refused policy of another installation's name",
         ),
         pytest.param(
             *(

@@ -122,4 +122,4 @@ def _allowing(denied: list[Right]) -> str:
     for kind in ("publish", "subscribe"):
         subjects = [f'"{right.subject}"' for right in denied if right.kind == kind]
         lists += [f"{kind}: [{', '.join(subjects)}]"] if subjects else []
-    return f"allow {', '.join(lists)}; `nats-backpressure permissions --role sidecar` prints all"
+    return f"allow {', '.join(lists)}; `nats-backpressure permissions --role sidecar --config FILE` prints all"

@@ -94,7 +94,8 @@ def copies(facts: Facts) -> Iterator[Finding]:
             yield warning(
                 f"{stream.name}: the copies at {names(stream.absent)} do not follow",
                 "if one more server is lost, nothing can be stored there",
-                f"start these servers; or: nats stream cluster peer-remove {stream.name}",
+                "start these servers; or, where the cluster has another server for the copy: "
+                f"nats stream cluster peer-remove {stream.name} {stream.absent[0]}",
             )
 
 

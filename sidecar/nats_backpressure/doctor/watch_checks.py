@@ -12,6 +12,7 @@ from nats_backpressure.core.watch_filter import WatchEntry, is_stream_watched
 from nats_backpressure.doctor import unseen
 from nats_backpressure.doctor.facts import Consumer, Facts
 from nats_backpressure.doctor.findings import Finding, error, note, unknown, warning
+from nats_backpressure.doctor.own_command import own_command
 from nats_backpressure.doctor.text import SHOWN, closest, count, moment, names
 from nats_backpressure.policy.external import OVERRIDES
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
@@ -117,10 +118,11 @@ def policies(facts: Facts) -> Iterator[Finding]:
 def _removing(facts: Facts, entry: str) -> str:
     """The command that ends a refused entry: of a policy, of an override, of a key that no command writes."""
     if entry.startswith(OVERRIDES):
-        return f"nats-backpressure override '{entry.removeprefix(OVERRIDES)}' auto"
+        return own_command(facts.settings, f"override '{entry.removeprefix(OVERRIDES)}' auto")
     if "=" in entry:
         return f"nats kv del {Names(facts.settings.name).policy_bucket} '{entry}'"
-    return f"nats-backpressure policy set '{entry}' FILE, or nats-backpressure policy rm '{entry}'"
+    change = own_command(facts.settings, f"policy set '{entry}' FILE")
+    return change + ", or " + own_command(facts.settings, f"policy rm '{entry}'")
 
 
 def _unused(facts: Facts, entries: Sequence[PolicyEntry], layer: str) -> Iterator[Finding]:
@@ -138,7 +140,7 @@ def _unused(facts: Facts, entries: Sequence[PolicyEntry], layer: str) -> Iterato
                     yield unknown(f"{where}, as {why}")
                     continue
                 in_file = "correct or remove it in the settings file"
-                remedy = in_file if layer == "file" else f"nats-backpressure policy rm '{pattern}'"
+                remedy = in_file if layer == "file" else own_command(facts.settings, f"policy rm '{pattern}'")
                 yield warning(f"{where} {_why_unused(facts, pattern)}", UNUSED, remedy)
 
 
@@ -159,7 +161,7 @@ def overrides(facts: Facts) -> Iterator[Finding]:
         hidden = [subject for subject in covered if next(iter(index.covering(subject))) is not entry]
         reached = [subject for subject in covered if subject not in hidden]
         what = f"the override `{entry.pattern}` ({entry.override.action} until {moment(entry.override.until)})"
-        remedy = f"nats-backpressure override '{entry.pattern}' auto"
+        remedy = own_command(facts.settings, f"override '{entry.pattern}' auto")
         if reached:
             but = f"; not {names(hidden)}, where another is more specific" if hidden else ""
             cost = "what is measured decides nothing there" + (

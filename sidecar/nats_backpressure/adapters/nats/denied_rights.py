@@ -19,7 +19,7 @@ DENIED_FOR = 5.0
 """Seconds for which what was denied is not published again: the server logs each try."""
 REMEMBERED = 1000
 """Subjects that may not be published to; the oldest is dropped first, and then tried again."""
-ALL_RIGHTS: Final = "`nats-backpressure permissions --role sidecar` prints all that it needs"
+ALL_RIGHTS: Final = "`nats-backpressure permissions --role sidecar --config FILE` prints all that it needs"
 VIOLATION: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
 
