@@ -23,8 +23,8 @@ def server_configuration(about: Installation, roles: Iterable[str] = tuple(ROLES
     if not about.imported:
         return f"authorization {{\n  users: [\n{users}\n  ]\n}}\n"
     services = _services(about, rights.values())
-    heard = dict.fromkeys(subject for each in rights.values() for subject in each.subscribe)
-    streams = [subject for subject in heard if subject.startswith(("$JS.EVENT.", "$KV."))]
+    received = dict.fromkeys(subject for each in rights.values() for subject in each.subscribe)
+    streams = [subject for subject in received if subject.startswith(("$JS.EVENT.", "$KV."))]
     exports = [*map(_export, services), *(f'{{stream: "{each}", accounts: [{USERS}]}}' for each in streams)]
     imports = [_import(*each) for each in services.items()]
     imports += [f'{{stream: {{account: {OWNER}, subject: "{each}"}}}}' for each in streams]

@@ -169,7 +169,7 @@ def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
     missed = state.followed > input_.revision
     state = replace(state, loading=False, must_reload=False, followed=0)
     if ours is not None and state.unstored and not input_.newer and input_.revision == state.revision:
-        return replace(state, must_reload=missed, doubted=missed)  # the record in whose place ours was begun
+        return replace(state, must_reload=missed, doubted=missed)  # the record that ours replaces
     if ours is not None and not state.unstored and not input_.newer and state.newer_seen_at is None:
         if instead is None and not continues(ours, input_.record):
             return replace(state, must_reload=True, doubted=True)
