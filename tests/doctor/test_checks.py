@@ -366,6 +366,40 @@ def test_what_is_wrong_is_found_alone(check: str, changes: Any, level: str, prob
     assert has_level == level and problem in has_problem and remedy in has_remedy, (has_problem, has_remedy)
 
 
+API_RIGHTS = ("STREAM.LIST", "STREAM.INFO.*", "CONSUMER.LIST.*", "STREAM.CREATE.KV_backpressure_state")
+
+
+@pytest.mark.parametrize("allowed", range(len(API_RIGHTS) + 1))
+@pytest.mark.parametrize(
+    ("nats", "domain", "asked"),
+    [
+        (Nats(js_domain="hubb"), "hub", "js_domain `hubb` right (the server has `hub`)?"),
+        (Nats(js_domain="hub"), "", "js_domain `hub` right?"),
+        (Nats(js_api_prefix="team.js"), "", "js_api_prefix `team.js` right?"),
+        (Nats(js_api_prefix="team.js"), "hub", "js_api_prefix `team.js` right?"),
+        (Nats(js_domain="hub"), "hub", ""),
+        (Nats(), "", ""),
+        (Nats(), "hub", ""),
+    ],
+)
+def test_a_prefix_under_which_nothing_is_allowed_is_asked_for_in_one_line(
+    nats: Nats, domain: str, asked: str, allowed: int
+) -> None:
+    api = [Right("publish", f"{nats.api_prefix}.{each}", n < allowed) for n, each in enumerate(API_RIGHTS)]
+    event = Right("publish", "backpressure.v1.event.>", False)
+    facts = {"settings": Settings(nats=nats), "server": replace(SERVER, domain=domain), "rights": (*api, event)}
+    problems = found("rights", **facts)
+    asking = [(problem, remedy) for _, problem, _, remedy in problems if remedy.startswith("first: is ")]
+    if asked and not allowed:
+        ((problem, remedy),) = asking
+        assert problem == f"the server denies to publish all 4 subjects of JetStream under {nats.api_prefix}"
+        assert remedy.startswith(f"first: is nats.{asked}") and len(problems) == 2, "and the event"
+    else:
+        assert not asking
+        denied = " ".join(problem for _, problem, _, _ in problems)
+        assert all((each.subject in denied) is not each.allowed for each in (*api, event))
+
+
 @pytest.mark.parametrize(
     ("reason", "remedy"),
     [

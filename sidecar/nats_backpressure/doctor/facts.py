@@ -33,6 +33,8 @@ class Server(Struct, frozen=True):
     """Seconds."""
     cluster: str = ""
     """The name of its cluster; empty where it runs alone."""
+    domain: str = ""
+    """The domain of its own JetStream; empty where it has none, or does not say it."""
     addresses: int = 0
     """How many addresses of its cluster it tells clients; 0 where it tells none. Several servers may share one (a load
     balancer), and one may have several."""

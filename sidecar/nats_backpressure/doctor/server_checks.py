@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from nats_backpressure.core.watch_filter import WatchEntry, is_stream_watched
+from nats_backpressure.doctor.api_prefix import question
 from nats_backpressure.doctor.facts import Facts, Right
 from nats_backpressure.doctor.findings import EXIT_CODES, Finding, Level, error, warning
 from nats_backpressure.doctor.right_costs import NOTHING, cost_of
@@ -20,6 +21,8 @@ WITH_TIME: Final = (2, 10)
 JWT_SOON: Final = 7 * 86_400.0
 """Seconds before the end of a JWT from which on it is a warning."""
 UNKNOWN: Final = "the subjects of their consumers become unknown, and no gateway is held back for them"
+PERMISSIONS: Final = "`nats-backpressure permissions --role sidecar --config FILE`"
+ALLOW_ALL: Final = f"allow what {PERMISSIONS} prints"
 CLOCKS_APART: Final = 2.0
 """Seconds that two clocks may differ; a reply takes some time too."""
 
@@ -104,12 +107,33 @@ def jetstream(facts: Facts) -> Iterator[Finding]:
 
 def rights(facts: Facts) -> Iterator[Finding]:
     """Whether the server lets the sidecar publish and subscribe to all that it uses."""
+    wrong_api = list(_wrong_api(facts))
+    yield from wrong_api
     by_cost: dict[tuple[Level, str], list[Right]] = {}
     for right in facts.rights:
-        if not right.allowed:
+        if not right.allowed and not (wrong_api and _of_api(facts, right)):
             by_cost.setdefault(cost_of(right, facts), []).append(right)
     for (level, cost), denied in sorted(by_cost.items(), key=lambda each: -EXIT_CODES[each[0][0]]):
         yield Finding(level, f"the server denies {_shown(denied)}", cost, _allowing(denied))
+
+
+def _of_api(facts: Facts, right: Right) -> bool:
+    return right.kind == "publish" and right.subject.startswith(f"{facts.settings.nats.api_prefix}.")
+
+
+def _wrong_api(facts: Facts) -> Iterator[Finding]:
+    """Where nothing is allowed under the prefix that the settings chose, it is rather the prefix that is wrong."""
+    of_api = [right for right in facts.rights if _of_api(facts, right)]
+    nats, domain = facts.settings.nats, facts.server.domain
+    own = bool(domain) and domain == nats.js_domain
+    first = "" if own else question(nats, (right.subject for right in of_api), domain)
+    if first and not any(right.allowed for right in of_api):
+        yield error(
+            f"the server denies to publish all {len(of_api)} subjects of JetStream under "
+            f"{facts.settings.nats.api_prefix}",
+            NOTHING,
+            f"{first}{ALLOW_ALL}",
+        )
 
 
 def _shown(denied: list[Right]) -> str:
@@ -122,4 +146,4 @@ def _allowing(denied: list[Right]) -> str:
     for kind in ("publish", "subscribe"):
         subjects = [f'"{right.subject}"' for right in denied if right.kind == kind]
         lists += [f"{kind}: [{', '.join(subjects)}]"] if subjects else []
-    return f"allow {', '.join(lists)}; `nats-backpressure permissions --role sidecar --config FILE` prints all"
+    return f"allow {', '.join(lists)}; {PERMISSIONS} prints all"

@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats.denial_log import AGAIN, SHOWN, TOGETHER, DenialLog, pattern
+from nats_backpressure.config.nats import Nats
 from nats_backpressure.runtime.ports import Unavailable
 from tests.conftest import StartServer
 from tests.support.connected import connected, options, receives, up
@@ -113,7 +114,7 @@ async def test_all_missing_rights_are_one_line(start_server: StartServer) -> Non
 
 
 def test_missing_rights_are_logged_again_when_there_are_others_and_while_they_last() -> None:
-    denials = DenialLog("c")
+    denials = DenialLog("c", Nats())
     with capture_logs() as lines:
 
         def deny(subject: str, now: float) -> None:
@@ -133,7 +134,7 @@ def test_missing_rights_are_logged_again_when_there_are_others_and_while_they_la
 
 
 def test_a_line_is_bounded() -> None:
-    denials = DenialLog("c")
+    denials = DenialLog("c", Nats())
     with capture_logs() as lines:
         for n in range(3 * SHOWN):
             denials.add(f'permissions violation for subscription to "s.{n}"', 0.0)
@@ -142,7 +143,7 @@ def test_a_line_is_bounded() -> None:
 
 
 def test_what_is_no_denial_is_left_alone() -> None:
-    denials = DenialLog("c")
+    denials = DenialLog("c", Nats())
     denials.add("slow consumer", 0.0)
     with capture_logs() as lines:
         denials.report(60.0)

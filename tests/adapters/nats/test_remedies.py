@@ -41,6 +41,18 @@ ROWS = [
         "allow it to publish team-a.v1.event.>;",
         id="each event",
     ),
+    pytest.param(
+        Nats(js_domain="hubb"),
+        'Permissions Violation for Publish to "$JS.hubb.API.STREAM.LIST"',
+        "first: is nats.js_domain `hubb` right? if not, correct or remove it; if it is, allow it to publish $JS.hubb",
+        id="a domain that has no rights",
+    ),
+    pytest.param(
+        Nats(js_api_prefix="X.API"),
+        'Permissions Violation for Publish to "X.API.STREAM.LIST"',
+        "first: is nats.js_api_prefix `X.API` right? if not, correct it; if it is, allow it to publish X.API",
+        id="a prefix that has no rights",
+    ),
     pytest.param(Nats(), "JetStream not enabled for account (503, 10039)", "for this account", id="error of an API"),
     pytest.param(Nats(), "503 (10076): not enabled", "on the server", id="error of a reading"),
     pytest.param(Nats(), "$JS.API.STREAM.LIST: no reply in time", "the server is slow", id="no reply"),

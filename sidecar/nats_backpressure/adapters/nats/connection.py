@@ -82,7 +82,7 @@ class Connection:
         """Whether a server answered the last client."""
         self._logged: dict[str, float] = {}
         """When each kind of error was last logged as a warning."""
-        self._denials = DenialLog(name)
+        self._denials = DenialLog(name, nats)
 
     @property
     def connected(self) -> bool:

@@ -8,6 +8,8 @@ import re
 import structlog
 
 from nats_backpressure.adapters.nats.denied_rights import ALL_RIGHTS, denial
+from nats_backpressure.config.nats import Nats
+from nats_backpressure.doctor.api_prefix import question
 from nats_backpressure.runtime.tasks import Bounded
 
 log = structlog.get_logger()
@@ -29,8 +31,8 @@ OURS = re.compile(r"^(_[^.]*|\$KV\.[^.]+|[^.$]+\.v1\.(?:event|internal))\..+$")
 class DenialLog:
     """Of one connection, over all its clients."""
 
-    def __init__(self, connection: str) -> None:
-        self._connection = connection
+    def __init__(self, connection: str, nats: Nats) -> None:
+        self._connection, self._nats = connection, nats
         self._denied_at: Bounded[tuple[str, str], float] = Bounded(REMEMBERED)
         """When each was last refused, by kind and subject."""
         self._logged: set[tuple[str, str]] = set()
@@ -52,13 +54,14 @@ class DenialLog:
         present = sorted(key for key, at in self._denied_at.items() if now - at < AGAIN)
         self._logged, self._due_at = set(present), now + AGAIN if present else math.inf
         if present:
+            first = question(self._nats, (subject for _, subject in present))
             subjects = {kind: [subject for k, subject in present if k == kind] for kind in ("publish", "subscribe")}
             log.warning(
                 "rights.missing",
                 connection=self._connection,
                 **{kind: each[:SHOWN] for kind, each in subjects.items() if each},
                 not_shown=sum(len(each[SHOWN:]) for each in subjects.values()),
-                hint=f"allow these in the server's configuration{_or_else(present)}; {ALL_RIGHTS}",
+                hint=f"{first}allow these in the server's configuration{_or_else(present)}; {ALL_RIGHTS}",
             )
 
 

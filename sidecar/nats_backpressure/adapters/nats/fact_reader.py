@@ -116,6 +116,7 @@ class FactReader:
             version=str(about.get("version", "")),
             round_trip=time.monotonic() - began,
             cluster=str(about.get("cluster", "")),
+            domain=str(domain or ""),
             addresses=len(about.get("connect_urls") or ()),
             has_jetstream=bool(about.get("jetstream")) and not nats.js_api_prefix and nats.js_domain in (None, domain),
         )

@@ -7,6 +7,7 @@ from typing import Final
 
 from nats_backpressure.adapters.nats.denied_rights import ALL_RIGHTS, denial
 from nats_backpressure.config.nats import Nats
+from nats_backpressure.doctor.api_prefix import question
 
 BY_CODE: Final = {
     10039: "enable JetStream for this account: `jetstream: enabled` in its configuration, or limits in its JWT",
@@ -33,7 +34,8 @@ TRIED: Final = "it is tried again; look at the server's log if it stays so"
 def remedy(nats: Nats, error: str) -> str:
     """What an operator can do about an error."""
     if (denied := denial(error)) is not None:
-        return f"allow it to {denied.kind} {_all_like(denied.subject)}; {ALL_RIGHTS}"
+        first = question(nats, [denied.subject])
+        return f"{first}allow it to {denied.kind} {_all_like(denied.subject)}; {ALL_RIGHTS}"
     if known := remedy_of_code(error):
         return known
     if "no responders" in error:
