@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nats_backpressure.policy.active import LONGEST_ERROR, MOST_ERRORS, ActivePolicies, PolicySnapshot, PolicyValue
+from nats_backpressure.policy.active import (
+    LONGEST_ERROR,
+    MOST_ERRORS,
+    ActivePolicies,
+    Metadata,
+    PolicySnapshot,
+    PolicyValue,
+    RefusedPolicy,
+)
 from nats_backpressure.policy.external import OVERRIDES
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
@@ -163,6 +171,44 @@ def test_a_file_that_is_read_again_leaves_the_policies_of_metadata(
     assert not changed and (refusal is not None) == refused, "the next reading checks it, once"
     assert overload(active, key=KEY) == after
     assert active.set_metadata(KEY, read[-1], ("a.b",)) == (False, None)
+
+
+LATE = (("backpressure.pending.warn", "90"),)
+READ = st.sampled_from([(), OWN, TOO_HIGH, MANY, LATE])
+HELD = st.sampled_from([None, {"pending": {"overload": 8000}}, {"pending": {"critical": 80}}, {"pending": 1}])
+
+
+@given(st.lists(st.tuples(HELD, READ), min_size=1, max_size=6))
+@example([({"pending": {"overload": 8000}}, ()), (None, TOO_HIGH), ({"pending": {"overload": 8000}}, TOO_HIGH)])
+@example([(None, LATE), ({"pending": {"critical": 80}}, LATE)])
+def test_metadata_that_is_not_refused_is_judged_as_by_a_replica_that_starts_now_whatever_the_bucket_held(
+    steps: list[tuple[object, Metadata]],
+) -> None:
+    old, restarted = policies(), policies()
+    told: list[tuple[Metadata, RefusedPolicy]] = []
+    for revision, (document, metadata) in enumerate(steps):
+        held = snapshot() if document is None else snapshot(a_b=value(document, revision))
+        for active in (old, restarted) if revision == len(steps) - 1 else (old,):
+            active.set_bucket(held)
+        _, refusal = old.set_metadata(KEY, metadata, ("a.b",))
+        if refusal is not None:
+            assert told[-1:] != [(metadata, refusal)] or steps[revision - 1][1] != metadata, "each is told once"
+            told.append((metadata, refusal))
+        assert old.set_metadata(KEY, metadata, ("a.b",)) == (False, None)
+    _, refused = restarted.set_metadata(KEY, metadata, ("a.b",))
+    if refused is None and old.mark == restarted.mark:
+        assert old.effective("a.b", KEY).policy == restarted.effective("a.b", KEY).policy
+
+
+def test_metadata_that_does_not_fit_to_a_new_policy_of_the_bucket_stays_and_is_refused_once() -> None:
+    active = policies()
+    active.set_metadata(KEY, LATE, ("a.b",))
+    active.set_bucket(snapshot(a_b=value({"pending": {"critical": 80}})))
+    changed, refusal = active.set_metadata(KEY, LATE, ("a.b",))
+    assert not changed and refusal is not None and refusal.stays
+    for revision, (document, refused) in enumerate([({"pending": 1}, False), ({"retry_after_seconds": 7}, False)], 2):
+        active.set_bucket(snapshot(a_b=value(document, revision)))
+        assert (active.set_metadata(KEY, LATE, ("a.b",))[1] is not None) == refused
 
 
 @pytest.mark.parametrize("metadata", [MANY, (*OWN, ("backpressure.new", "1"))], ids=["refused", "ignored in part"])

@@ -12,6 +12,7 @@ from nats_backpressure.policy.external import OVERRIDES, check_bucket_entry, par
 from nats_backpressure.policy.guard import NO_GUARD, guard_allows
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import LayerEntry, Layers, Sources, is_allowed
+from nats_backpressure.policy.rejection_marks import bucket_mark
 from nats_backpressure.policy.schema import Effective, Guard, Rejection
 from nats_backpressure.policy.validation import FieldProblem, Problems, shorten
 from nats_backpressure.protocol.subjects import BadTail, decode
@@ -25,8 +26,6 @@ LONGEST_NAME = 120
 
 NO_ROOM = "does not fit: the bucket holds as many bytes of policies as are read; remove what is no policy"
 IGNORED = "ignored, the rest is in force"
-UNREAD = ":unread"
-"""Ends the mark of a value that was not read, as the bucket is too full."""
 JUDGING_RULES = 4
 """The version of the rules by which a reading and a policy become a status; to be raised with each change of them.
 Replicas of two versions that judge differently would take back what the other one writes."""
@@ -59,6 +58,16 @@ class _LastGood(Struct, frozen=True):
     """What that value says, where it is only refused because of the file above which it stands."""
 
 
+class _Own(Struct, frozen=True):
+    """For one consumer: its metadata and the last good policy of it."""
+
+    read: Metadata | None = ()
+    """What was read last; None where it is to be checked again."""
+    good: PolicyEntry | None = None
+    told: RefusedPolicy | None = None
+    """What was returned last about what was read."""
+
+
 class ActivePolicies:
     """The layers of policies, replaced as a whole: `effective` never mixes an old and a new layer."""
 
@@ -68,8 +77,7 @@ class ActivePolicies:
         self._bucket: dict[str, _LastGood] = {}
         self._ended = 0.0
         """Unix seconds; overrides that ended before are left out of the layers."""
-        self._own: dict[ConsumerKey, tuple[Metadata | None, PolicyEntry | None]] = {}
-        """The metadata that was read last, None where it is to be checked again, and the last good policy of it."""
+        self._own: dict[ConsumerKey, _Own] = {}
         self.layers = Layers(self._file, (), guard)
         self.mark = self._file_mark()
         """Identifies the policies of the file, its guard, whether metadata is trusted, what is watched, the rules of
@@ -92,7 +100,7 @@ class ActivePolicies:
     def effective(self, subject: str, key: ConsumerKey | None = None) -> Effective:
         """The policy of a consumer of a subject; without `key`, of the consumers that no entry names."""
         own = self._own.get(key) if key is not None else None
-        return self.layers.effective(subject, key, own[1] if own else None)
+        return self.layers.effective(subject, key, own.good if own else None)
 
     @property
     def sources(self) -> Sources:
@@ -111,7 +119,7 @@ class ActivePolicies:
         self._bucket = {key: _LastGood("", good, "", read=good) for key, good in sources.bucket.items()}
         self.mark = self._file_mark()
         self._layer()
-        self._own = self._to_check_again() if self._trust else {}
+        self._own = self._to_check_again(tell_again=True) if self._trust else {}
 
     def set_file(self, file: Sequence[PolicyEntry], guard: Guard) -> list[RefusedPolicy]:
         """Replace the policies of the file; the layers above are checked again. Returns what is refused now."""
@@ -131,16 +139,19 @@ class ActivePolicies:
             yield refusal
         self._file, self._guard, self._bucket = tuple(file), guard, bucket
         self.mark = self._file_mark()
-        self._own = self._to_check_again()
+        self._own = self._to_check_again(tell_again=True)
         self._layer()
 
-    def _to_check_again(self) -> dict[ConsumerKey, tuple[Metadata | None, PolicyEntry | None]]:
-        """The policies of metadata above another file: what the guard allows of them stays until the next reading of
+    def _to_check_again(self, *, tell_again: bool) -> dict[ConsumerKey, _Own]:
+        """The policies of metadata above other layers: what the guard allows of them stays until the next reading of
         its consumer, which shows the subjects that it is checked under; a refusal of it is reported then."""
-        own = ((key, entry) for key, (_, entry) in self._own.items())
         return {
-            key: (None, entry if entry is not None and guard_allows(entry.fields, self._guard) else None)
-            for key, entry in own
+            key: _Own(
+                None,
+                own.good if own.good is not None and guard_allows(own.good.fields, self._guard) else None,
+                None if tell_again else own.told,
+            )
+            for key, own in self._own.items()
         }
 
     def bucket_steps(self, snapshot: PolicySnapshot) -> Iterator[RefusedPolicy | None]:
@@ -148,7 +159,7 @@ class ActivePolicies:
         below = Layers(self._file, (), self._guard)
         bucket: dict[str, _LastGood] = {}
         for key, value in snapshot.entries.items():
-            mark = f"{snapshot.bucket}:{value.revision}" + ("" if value.fits else UNREAD)
+            mark = bucket_mark(snapshot.bucket, value.revision, value.fits)
             if (last := self._bucket.get(key)) is not None and last.mark == mark:
                 bucket[key] = last
                 yield None
@@ -159,9 +170,12 @@ class ActivePolicies:
             read = read_bucket_value(key, value.value, value.at, problems) if value.fits else None
             bucket[key], refusal = self._checked(key, mark, read, problems, below, self._guard)
             yield refusal
+        before = self._policies()
         self._bucket = bucket
         self.mark = self._file_mark()
         self._layer()
+        if self._policies() != before:
+            self._own = self._to_check_again(tell_again=False)
 
     def _checked(
         self, key: str, mark: str, read: LayerEntry | None, problems: Problems, below: Layers, guard: Guard
@@ -188,9 +202,11 @@ class ActivePolicies:
         return changed
 
     def _layer(self) -> None:
-        policies = [last.good for last in self._bucket.values() if isinstance(last.good, PolicyEntry)]
         overrides = [one for one in self._overrides() if one.override.until > self._ended]
-        self.layers = Layers(self._file, policies, self._guard, overrides)
+        self.layers = Layers(self._file, self._policies(), self._guard, overrides)
+
+    def _policies(self) -> list[PolicyEntry]:
+        return [last.good for last in self._bucket.values() if isinstance(last.good, PolicyEntry)]
 
     def _overrides(self) -> list[OverrideEntry]:
         return [last.good for last in self._bucket.values() if isinstance(last.good, OverrideEntry)]
@@ -200,17 +216,17 @@ class ActivePolicies:
     ) -> tuple[bool, RefusedPolicy | None]:
         """Whether the policy from the consumer's metadata is another now; and why it was refused if it was, or what is
         ignored of it."""
-        before, good = self._own.get(key, ((), None))
-        if not self._trust or before == metadata:
+        own = self._own.get(key, _Own())
+        if not self._trust or own.read == metadata:
             return False, None
         entry, problems, ignored = self._read_own(key, metadata, subjects)
-        self._own[key] = (metadata, good if problems else entry)
         refusal = None
         if errors := _errors(problems, ignored):
             of = shorten(f"metadata of {key.consumer} on {key.stream}", LONGEST_NAME)
             rejection = Rejection(_mark(key, metadata), tuple((path, f"{of}: {text}") for path, text in errors))
-            refusal = RefusedPolicy("", rejection, not problems, bool(problems) and good is not None)
-        return not problems and entry != good, refusal
+            refusal = RefusedPolicy("", rejection, not problems, bool(problems) and own.good is not None)
+        self._own[key] = _Own(metadata, own.good if problems else entry, refusal)
+        return not problems and entry != own.good, None if refusal == own.told else refusal
 
     def forget(self, key: ConsumerKey) -> None:
         """Forget the metadata of a consumer that is gone."""
@@ -223,11 +239,6 @@ class ActivePolicies:
         problems = Problems(newer_allowed=True)
         result = parse_metadata(metadata, self.layers, self._guard, subjects, key, problems)
         return (None, result, problems.ignored) if isinstance(result, tuple) else (result, (), problems.ignored)
-
-
-def is_of_revision(mark: str, revision: int) -> bool:
-    """Whether the mark of a refused policy is that of this revision of a key; metadata has marks of its own."""
-    return mark.removesuffix(UNREAD).endswith(f":{revision}")
 
 
 def _subject(key: str) -> str:

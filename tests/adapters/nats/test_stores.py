@@ -173,6 +173,18 @@ async def test_a_rejected_policy_under_an_unwatched_key_is_published_once(stores
     assert (last.seq, last.status, last.incident) == (2, Status.INACTIVE, None)
 
 
+async def test_a_rejected_policy_that_a_late_replica_reports_after_a_newer_one_is_published_no_second_time(
+    stores: Stores,
+) -> None:
+    _, _, publisher = stores
+    newest = [("created:7", 1), ("created:9", 2), ("created:7", 2), ("created:8", 2), ("created:9:unread", 2)]
+    unread = [("created:10:unread", 3), ("created:10", 4), ("created:10:unread", 4)]
+    for n, (mark, seq) in enumerate([*newest, *unread, ("again:7", 5), ("of the file", 6)]):
+        refused = Rejection(mark, (("pending.warn", "must not be above critical"),))
+        await publisher.publish_rejection("orders.>", refused, 1_800_000_000.0 + n)
+        assert (await publisher.last("orders.>")).seq == seq, mark
+
+
 async def test_what_others_store_is_followed_and_what_is_not_a_record_too(stores: Stores) -> None:
     requests, store, _ = stores
     taken: list[tuple[str, Stored]] = []
