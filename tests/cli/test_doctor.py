@@ -109,7 +109,8 @@ async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: S
             "watch: [{stream: ORDERS}, {stream: ORDRES}]\npublish: {replicas: 3}\npolicies: [{subjects: [x.>]}]",
         )
         assert odd.keys() >= {"watch", "policies"} and "did you mean ORDERS?" in odd["watch"][0]["problem"]
-        assert "num_replicas is 1, and should be 3" in odd["resources"][0]["problem"]
+        (copies,) = odd["copies"]
+        assert copies["problem"].endswith("publish.replicas is 3, and num_replicas is 1") and "resources" not in odd
         limited = await doctor.findings("limited", 2)
         assert limited.keys() >= {"rights", "jetstream", "state"}
         rights = [(each["level"], each["problem"].split()[-1]) for each in limited["rights"]]

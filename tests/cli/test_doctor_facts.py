@@ -24,8 +24,9 @@ from tests.support.cluster import Cluster
 from tests.support.command import Command
 from tests.support.jwts import credentials_of_team, trusting
 from tests.support.parts import need_server
+from tests.support.router import CONSUMER
 from tests.support.servers import NatsServer
-from tests.support.sidecar import eventually
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, eventually
 
 JETSTREAM = {"mem_storage": 1_000_000, "disk_storage": 100_000_000, "streams": 2, "consumer": 30}
 
@@ -160,6 +161,47 @@ async def test_a_stream_whose_only_server_is_down_is_not_missed(tmp_path: Path) 
         await eventually(unlisted, "the list to lack the stream", 60)
         for check in ("watch", "policies", "requests", "sampling", "installations"):
             assert {each["level"] for each in found[check]} == {"unknown"}, found[check]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_a_stream_of_ours_whose_only_server_is_down_is_said_to_be_there(tmp_path: Path, how: str) -> None:
+    """A server that stops is known to be away at once: the list then has its streams all the same, without state."""
+    async with Cluster(tmp_path) as cluster:
+        need_server(cluster.nodes[0].version, (2, 10), "the same errors")
+        servers = [node.url for node in cluster.nodes]
+        nc = await nats.connect(servers)
+        js = nc.jetstream()
+        await Resources(JetStreamApi(Requests(nc)), Names(), 1, 604_800, True).ensure()
+        await js.add_stream(name="ROUTER", subjects=[SUBJECT], num_replicas=3)
+        await js.add_consumer("ROUTER", CONSUMER)
+        info = json.loads((await nc.request("$JS.API.STREAM.INFO.BACKPRESSURE_EVENTS")).data)
+        await nc.close()
+        names = {await node_name(node.url): node for node in cluster.nodes}
+        async with Sidecar(tmp_path, None, UNHURRIED | {"nats": {"servers": servers}}) as sidecar:
+            await sidecar.observing()
+            await getattr(names[info["cluster"]["leader"]], how)()
+            found: dict[str, list[dict[str, Any]]] = {}
+
+            async def told() -> bool:
+                nonlocal found
+                found = await examined(tmp_path, f"nats: {{servers: {json.dumps(servers)}}}")
+                told = any("BACKPRESSURE_EVENTS cannot be read" in each["problem"] for each in found["resources"])
+                # A moment ago others had their leader there.
+                return told and all(each["level"] == "ok" for check in ("clock", "watch") for each in found[check])
+
+            await eventually(told, "the stream that is away, and nothing else", 60)
+            lost = found["resources"][0]
+            assert "its only copy" in lost["remedy"] and "the stored states are right" in lost["cost"]
+            assert not any("the list of streams" in each["problem"] for some in found.values() for each in some)
+
+            async def logged() -> bool:
+                lines = [json.loads(line) for line in sidecar.log.splitlines() if '"stream.not_followed"' in line]
+                hints = [each["hint"] for each in lines if each["level"] == "warning"]
+                assert all("its only copy" in hint and "servers that are down" in hint for hint in hints)
+                return bool(hints)
+
+            await eventually(logged, "the line in the log", 90)
 
 
 @pytest.mark.parametrize(

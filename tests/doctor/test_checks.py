@@ -17,8 +17,12 @@ from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.schema import Override, Rejection
 from nats_backpressure.protocol.values import ConsumerKey
 from tests.doctor.worlds import CONSUMERS, FINE, NOW, OWN, SERVER
+from tests.support.advised import check_commands
 
 FAILED = Failure("503 (10039): JetStream not enabled for account", "enable JetStream")
+EDIT = "nats stream edit BACKPRESSURE_EVENTS --max-msgs=-1"
+FEW = tuple(replace(each, differs={"num_replicas": (3, 1)}, replicas=1) for each in OWN)
+THREE = Settings(publish=Publish(replicas=3))
 EPHEMERAL = Consumer(ConsumerKey("ORDERS", "ui"), (), "ephemeral", False)
 
 
@@ -38,6 +42,8 @@ def found(check: str, **changes: Any) -> list[tuple[str, str, str, str]]:
     """What is not as it should be in a world that is fine but for these facts."""
     findings = [each for each in examine(replace(FINE, **changes)) if each.level not in ("ok", "unknown")]
     assert all(each.check == check and each.cost and each.remedy for each in findings), findings
+    for each in findings:
+        check_commands(each.remedy)
     return [(each.level, each.problem, each.cost, each.remedy) for each in findings]
 
 
@@ -143,14 +149,46 @@ def test_policies_are_said_to_be_in_force_only_where_there_are_any(changes: Any,
             id="a bucket that it may not create",
         ),
         pytest.param(
-            *("resources", {"own": own(0, differs={"max_msgs": (-1, 1)})}, "error", "max_msgs is 1, and should be -1"),
-            "nats stream edit BACKPRESSURE_EVENTS",
+            "resources",
+            {"own": own(0, differs={"max_msgs": (-1, 1), "num_replicas": (3, 1)}, edit=EDIT)},
+            *("error", "has other settings: max_msgs is 1, and should be -1", EDIT),
             id="a stream that drops events",
         ),
         pytest.param(
-            *("resources", {"own": own(0, differs={"max_age": (9, 5)})}, "warning", "max_age is 5, and should be 9"),
-            "nats stream edit BACKPRESSURE_EVENTS",
+            "resources",
+            {"own": own(0, differs={"max_age": (9, 5)}, edit=EDIT)},
+            *("warning", "max_age is 5, and should be 9", EDIT),
             id="a stream with other settings",
+        ),
+        pytest.param(
+            "resources",
+            {"own": own(0, differs={"storage": ("file", "memory")}, fixed=("storage",))},
+            *("warning", "storage is memory, and should be file"),
+            "only a new stream can have these: `nats stream rm BACKPRESSURE_EVENTS`, then `nats stream add",
+            id="a stream that must be made again",
+        ),
+        pytest.param(
+            "copies",
+            {"own": FEW, "settings": THREE},
+            *("warning", "publish.replicas is 3, and num_replicas is 1"),
+            "set publish.replicas to 1; or make the server one of a cluster",
+            id="more copies are wanted than one server can have",
+        ),
+        pytest.param(
+            "copies",
+            {"own": tuple(replace(each, cluster="c", replicas=3) for each in FEW)},
+            *("note", "KV_backpressure_policy: publish.replicas is 1, and num_replicas is 3"),
+            "set publish.replicas to 3; or change theirs: nats stream edit BACKPRESSURE_EVENTS --replicas 1; nats",
+            id="more copies than are wanted",
+        ),
+        pytest.param(
+            "copies",
+            {
+                "own": tuple(replace(each, cluster="c") for each in FEW),
+                "settings": THREE,
+            },
+            *("warning", "fewer than 3 copies, in a cluster", "shows them): nats stream edit BACKPRESSURE_EVENTS"),
+            id="fewer copies than are wanted, in a cluster",
         ),
         pytest.param(
             *("resources", {"own": own(1, exists=False, failure=FAILED)}, "error", "cannot be read: 503 (10039)"),
@@ -276,7 +314,7 @@ def test_policies_are_said_to_be_in_force_only_where_there_are_any(changes: Any,
             },
             "error",
             "refused entry, orders.paid: pending.warn: must not be above critical",
-            "policy set 'orders.paid' FILE, or nats-backpressure policy rm 'orders.paid'",
+            "-backpressure policy set 'orders.paid' FILE`, or remove it: `nats-backpressure policy rm 'orders.paid'`",
             id="a policy that is refused",
         ),
         pytest.param(
@@ -330,7 +368,7 @@ def test_policies_are_said_to_be_in_force_only_where_there_are_any(changes: Any,
             },
             "error",
             "refused entry, orders.paid",
-            "policy set 'orders.paid' FILE --name 'shop', or nats-backpressure policy rm 'orders.paid' --name 'shop'",
+            "set 'orders.paid' FILE --name 'shop'`, or remove it: `nats-backpressure policy rm 'orders.paid' --n",
             id="a refused policy of another installation's name",
         ),
         pytest.param(
@@ -605,6 +643,42 @@ def test_a_stream_that_is_named_and_there_is_judged_while_others_are_not_listed(
     findings = examine(replace(FINE, settings=settings, all_streams=False, missing=("BILLING",)))
     assert [each.problem for each in findings if each.level == "warning"] == [
         "watch[0].consumers[1]: `rooter-*` of ORDERS matches none of 3 consumers (did you mean router-paid?)"
+    ]
+
+
+COSTS = ("no event is published", "no state and no event can be stored", "its policies and overrides cannot be changed")
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed all the same", "not listed"])
+@pytest.mark.parametrize("addresses", [0, 2, 3])
+@pytest.mark.parametrize("n", range(len(OWN)))
+def test_a_stream_of_ours_whose_servers_are_down_hides_nothing_else(n: int, addresses: int, listed: bool) -> None:
+    """Its only copy was on a node that is down; what is watched is on others."""
+    name = OWN[n].name
+    down = tuple(replace(each, cluster="c") for each in OWN)
+    down = (*down[:n], replace(OWN[n], exists=False, failure=Failure("no reply in time", "wait")), *down[n + 1 :])
+    facts = replace(
+        FINE,
+        server=replace(SERVER, cluster="c", addresses=addresses),
+        own=down,
+        missing=(name,),
+        streams=(*FINE.streams, name) if listed else tuple(each for each in FINE.streams if each != name),
+    )
+    findings = [each for each in examine(facts) if each.level != "ok"]
+    (lost,) = [each for each in findings if each.check == "resources"]
+    assert lost.level == "error" and lost.cost.startswith(COSTS[n])
+    assert lost.remedy.startswith("its only copy, or most of its copies, are on servers that are down: start them")
+    few, unread = [each for each in findings if each.check == "copies"]
+    assert few.level == "warning" and unread.problem == f"not looked at: {name} cannot be read"
+    hidden = {each.check for each in findings if each.level == "unknown"}
+    assert hidden == {"copies"} | ({"state", "heartbeat"} if n == 1 else {"policies", "overrides"} if n == 2 else set())
+
+
+def test_a_bucket_of_ours_that_is_watched_is_missed_while_it_is_down() -> None:
+    settings = watching(WatchSetting("*"), WatchSetting("KV_backpressure_state"))
+    facts = replace(FINE, settings=settings, streams=("ORDERS",), missing=("KV_backpressure_state",))
+    assert [each.problem for each in examine(facts) if each.check == "jetstream"] == [
+        "the list of streams lacks KV_backpressure_state"
     ]
 
 

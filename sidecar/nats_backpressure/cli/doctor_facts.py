@@ -25,7 +25,7 @@ from nats_backpressure.doctor.text import names
 from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.clock import SystemClock
-from nats_backpressure.runtime.observations import StreamGone
+from nats_backpressure.runtime.observations import StreamGone, StreamsReading
 from nats_backpressure.runtime.ports import Unavailable
 
 NOT_SHOWN = "start the servers that have them: `nats server report jetstream` shows which are away"
@@ -77,8 +77,8 @@ class _Gathering:
             facts = replace(facts, server=await self._reader.server())
             facts = replace(facts, rights=await self._reader.rights(needed.publish, needed.subscribe))
             listed = await self._observer.streams()
-            facts = replace(facts, all_streams=listed.complete, missing=listed.missing)
-            return await self._with_streams(facts, listed.looks)
+            facts = replace(facts, all_streams=listed.complete or listed.named, missing=listed.missing)
+            return await self._with_streams(facts, listed)
         except Unavailable as error:  # JetStream does not answer, or the connection was lost meanwhile
             return replace(facts, unlisted=self._reader.failure(error))
 
@@ -106,7 +106,8 @@ class _Gathering:
             creates=self._settings.publish.manage_resources,
         )
 
-    async def _with_streams(self, facts: Facts, looks: tuple[StreamLook, ...]) -> Facts:
+    async def _with_streams(self, facts: Facts, listed: StreamsReading) -> Facts:
+        looks = listed.looks
         watched = [look for look in looks if is_stream_watched(look.name, self._watch, self._names.ours)]
         unread: dict[str, Failure] = {}
         turns = asyncio.Semaphore(AT_ONCE)
@@ -131,7 +132,7 @@ class _Gathering:
         )
         entries, entries_unread = await self._entries() if own[2].exists else ({}, None)
         account, account_unread = await self._account()
-        ahead = await self._reader.clock_ahead(looks[0].name) if looks else None
+        ahead = await self._reader.clock_ahead(listed)
         refused = policies.set_bucket(PolicySnapshot("", entries))
         return replace(
             facts,

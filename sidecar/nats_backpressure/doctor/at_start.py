@@ -46,7 +46,7 @@ class FactSource(Protocol):
     async def server(self) -> Server: ...
     async def own_streams(self) -> tuple[OwnStream, ...]: ...
     async def account(self) -> Account: ...
-    async def clock_ahead(self, stream: str) -> float | None: ...
+    async def clock_ahead(self, reading: StreamsReading) -> float | None: ...
     async def others(self, looks: Sequence[StreamLook]) -> tuple[OtherInstallation, ...]: ...
     def failure(self, error: Exception) -> Failure: ...
 
@@ -104,19 +104,19 @@ class StartCheck(Struct, frozen=True):
             return replace(facts, server=replace(facts.server, failure=self.source.failure(error)))
         try:
             listed = await self.list_streams()
-            facts = replace(facts, all_streams=listed.complete, missing=listed.missing)
-            return await self._with_streams(facts, listed.looks)
+            facts = replace(facts, all_streams=listed.complete or listed.named, missing=listed.missing)
+            return await self._with_streams(facts, listed)
         except Unavailable as error:
             return replace(facts, unlisted=self.source.failure(error))
 
-    async def _with_streams(self, facts: Facts, looks: Sequence[StreamLook]) -> Facts:
+    async def _with_streams(self, facts: Facts, listed: StreamsReading) -> Facts:
         """No write is tried: gateways that watch would receive it, and the heartbeat tries one all the time."""
-        consumers = self._consumers()
+        looks, consumers = listed.looks, self._consumers()
         own = await self.source.own_streams()
         account, unread = await self._account()
         return replace(
             facts,
-            clock_ahead=await self.source.clock_ahead(f"KV_{Names(self.settings.name).state_bucket}"),
+            clock_ahead=await self.source.clock_ahead(listed),
             streams=tuple(look.name for look in looks),
             unread={name: Failure("not read yet", "wait") for name in self._unread(looks)},
             consumers=consumers,

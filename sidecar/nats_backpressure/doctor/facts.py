@@ -55,6 +55,10 @@ class OwnStream(Struct, frozen=True):
     """Why it could not be read."""
     differs: dict[str, tuple[object, object]] = {}
     """Settings in which it differs: what it should be, and what it is."""
+    edit: str = ""
+    """The command that changes those of them that can be changed."""
+    fixed: tuple[str, ...] = ()
+    """Those that only a new stream can have."""
     full: str = ""
     """Which limit leaves no room for another value; empty where there is room."""
     replicas: int = 1
@@ -131,9 +135,9 @@ class Facts(Struct, frozen=True):
     stored: dict[str, tuple[str, ...]] = {}
     """The subjects that each stream stores."""
     all_streams: bool = True
-    """Whether these are all there are: only then does an absence mean anything."""
+    """Whether these and `missing` are all there are: only then does an absence mean anything."""
     missing: tuple[str, ...] = ()
-    """Streams that exist and are not among them, as far as their names are known."""
+    """Streams for which no server answers; some are listed all the same."""
     unread: dict[str, Failure] = {}
     """Watched streams whose consumers could not be read, or not all of them."""
     consumers: tuple[Consumer, ...] = ()

@@ -14,6 +14,7 @@ from nats_backpressure.protocol.subjects import Names
 
 NOTHING: Final = "nothing is read, no status is known, and no request is answered"
 FILE_ALONE: Final = "only the policies of the file are in force"
+EVENTS_UNSENT: Final = "no event is published: who waits for events learns nothing; the stored states are right"
 NOT_STORED: Final = "no state and no event can be stored: gateways that watch learn nothing"
 
 
@@ -91,8 +92,7 @@ def _storing(names: Names) -> Iterator[Cost]:
     policies = "where no consumer of the bucket works, its policies and overrides are not in force"
     yield Cost("publish", f"{got}.KV_{names.policy_bucket}", "warning", policies)
     yield Cost("publish", f"$KV.{names.state_bucket}.", "error", NOT_STORED)
-    events = "no event is published: who waits for events learns nothing; the stored states are right"
-    yield Cost("publish", f"{names.prefix}.event.", "error", events)
+    yield Cost("publish", f"{names.prefix}.event.", "error", EVENTS_UNSENT)
     apart = "replicas do not see each other: each reads everything itself, and grants of one do not count at the others"
     for kind in ("publish", "subscribe"):
         yield Cost(kind, f"{names.internal}.", "warning", apart)

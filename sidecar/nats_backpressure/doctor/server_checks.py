@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from nats_backpressure.core.watch_filter import WatchEntry, is_stream_watched
+from nats_backpressure.doctor import unseen
 from nats_backpressure.doctor.api_prefix import question
 from nats_backpressure.doctor.facts import Facts, Right
 from nats_backpressure.doctor.findings import EXIT_CODES, Finding, Level, error, warning
@@ -98,7 +99,7 @@ def jetstream(facts: Facts) -> Iterator[Finding]:
         yield error(f"JetStream cannot be read: {facts.unlisted.error}", NOTHING, facts.unlisted.remedy)
     watch = [WatchEntry(entry.stream, entry.consumers) for entry in facts.settings.watch]
     ours = Names(facts.settings.name).ours
-    if missing := [name for name in facts.missing if is_stream_watched(name, watch, ours)]:
+    if missing := [name for name in unseen.unlisted(facts) if is_stream_watched(name, watch, ours)]:
         remedy = "start the servers that have them: `nats server report jetstream` shows which are away"
         yield error(f"the list of streams lacks {names(missing)}", UNKNOWN, remedy)
     for stream, failure in facts.unread.items():

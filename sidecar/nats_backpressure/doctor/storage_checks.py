@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from nats_backpressure.doctor.account_checks import FULL
 from nats_backpressure.doctor.facts import Facts, OwnStream
-from nats_backpressure.doctor.findings import Finding, error, note, warning
+from nats_backpressure.doctor.findings import Finding, error, note, unknown, warning
+from nats_backpressure.doctor.own_stream_costs import ON_DOWN_SERVERS, cost_without, is_down
 from nats_backpressure.doctor.right_costs import FILE_ALONE, NOT_STORED
 from nats_backpressure.doctor.text import names
 from nats_backpressure.protocol.patterns import covers
@@ -30,11 +31,13 @@ def resources(facts: Facts) -> Iterator[Finding]:
     """Whether the stream and the buckets exist, with the settings that they should have."""
     for stream in facts.own:
         if stream.failure is not None:
-            yield error(f"{stream.name} cannot be read: {stream.failure.error}", NOT_STORED, stream.failure.remedy)
+            remedy = ON_DOWN_SERVERS if is_down(facts, stream) else stream.failure.remedy
+            problem = f"{stream.name} cannot be read: {stream.failure.error}"
+            yield error(problem, cost_without(facts, stream), remedy)
         elif not stream.exists:
             yield _missing(facts, stream)
-        elif stream.differs:
-            yield _differing(stream)
+        else:
+            yield from _differing(stream)
 
 
 def _missing(facts: Facts, stream: OwnStream) -> Finding:
@@ -59,17 +62,26 @@ def _denied(facts: Facts, stream: OwnStream) -> bool:
     return any(not right.allowed and right.subject.endswith(end) for right in facts.rights)
 
 
-def _differing(stream: OwnStream) -> Finding:
-    parts = [f"{key} is {has}, and should be {wanted}" for key, (wanted, has) in stream.differs.items()]
+def _differing(stream: OwnStream) -> Iterator[Finding]:
+    """Of everything but the number of copies, of which `copies` says what is to be said."""
+    differs = {key: each for key, each in stream.differs.items() if key != "num_replicas"}
     if stream.full:
         cost = "what does not fit is not stored there"
-        return error(f"{stream.name} has no room: {stream.full}; {'; '.join(parts)}", cost, _unlimited(stream))
-    make = error if LOSING & stream.differs.keys() else warning
-    return make(
-        f"{stream.name} has other settings: {'; '.join(parts)}",
-        "it is used as it is; where it drops or refuses what is stored there, states or events are lost",
-        f"nats stream edit {stream.name}; storage and retention can only be changed by a new stream",
-    )
+        yield error(f"{stream.name} has no room: {stream.full}; {_shown(differs)}", cost, _unlimited(stream))
+        return
+    cost = "it is used as it is; where it drops or refuses what is stored there, states or events are lost"
+    new = {key: each for key, each in differs.items() if key in stream.fixed}
+    for some, remedy in (
+        ({key: each for key, each in differs.items() if key not in new}, stream.edit),
+        (new, f"only a new stream can have these: `nats stream rm {stream.name}`, then `{stream.make_it}`"),
+    ):
+        if some:
+            make = error if LOSING & some.keys() else warning
+            yield make(f"{stream.name} has other settings: {_shown(some)}", cost, remedy)
+
+
+def _shown(differs: Mapping[str, tuple[object, object]]) -> str:
+    return "; ".join(f"{key} is {has}, and should be {wanted}" for key, (wanted, has) in differs.items())
 
 
 def _unlimited(stream: OwnStream) -> str:
@@ -80,16 +92,11 @@ def copies(facts: Facts) -> Iterator[Finding]:
     """Whether the number of copies fits the cluster, and all copies follow."""
     yield from _copies_to_make(facts)
     existing = [stream for stream in facts.own if stream.exists]
-    if alone := [stream.name for stream in existing if stream.cluster and stream.replicas < SAFE_FROM]:
-        edits = "; ".join(f"nats stream edit {name} --replicas {SAFE_FROM}" for name in alone)
-        yield _few(facts)(
-            f"{names(alone)}: fewer than {SAFE_FROM} copies, in a cluster",
-            FEW_COPIES,
-            f"{WITH_SERVERS}: set publish.replicas to {SAFE_FROM}; {edits}",
-        )
+    yield from _number_of_copies(facts, existing)
     for stream in existing:
         if not stream.leader:
-            yield error(f"{stream.name} has no leader", NOT_STORED, f"nats stream info {stream.name}")
+            remedy = f"start the servers that have its copies: `nats stream info {stream.name}` shows which are away"
+            yield error(f"{stream.name} has no leader", cost_without(facts, stream), remedy)
         elif stream.absent:
             yield warning(
                 f"{stream.name}: the copies at {names(stream.absent)} do not follow",
@@ -97,6 +104,35 @@ def copies(facts: Facts) -> Iterator[Finding]:
                 "start these servers; or, where the cluster has another server for the copy: "
                 f"nats stream cluster peer-remove {stream.name} {stream.absent[0]}",
             )
+    if unread := [stream.name for stream in facts.own if stream.failure is not None]:
+        yield unknown(f"{names(unread)} cannot be read")
+
+
+def _number_of_copies(facts: Facts, existing: Iterable[OwnStream]) -> Iterator[Finding]:
+    """Of existing ones: what a cluster needs, or else what the settings say."""
+    wanted, unlike = facts.settings.publish.replicas, dict[int, list[str]]()
+    few = [stream.name for stream in existing if stream.cluster and stream.replicas < SAFE_FROM]
+    if few:
+        setting = f"set publish.replicas to {SAFE_FROM}; " if wanted < SAFE_FROM else ""
+        problem = f"{names(few)}: fewer than {SAFE_FROM} copies, in a cluster"
+        yield _few(facts)(problem, FEW_COPIES, f"{WITH_SERVERS}: {setting}{_edits(few, max(wanted, SAFE_FROM))}")
+    for stream in existing:
+        if stream.replicas != wanted and stream.name not in few:
+            unlike.setdefault(stream.replicas, []).append(stream.name)
+    alone = not any(stream.cluster for stream in existing)
+    if alone and any(not stream.exists for stream in facts.own):
+        return  # it is said of those that are missing
+    for has, of in unlike.items():
+        yield (warning if has < wanted else note)(
+            f"{names(of)}: publish.replicas is {wanted}, and num_replicas is {has}",
+            f"they are used as they are; one that must be created again would get {wanted}",
+            f"set publish.replicas to {has}; or "
+            + ("make the server one of a cluster" if alone else f"change theirs: {_edits(of, wanted)}"),
+        )
+
+
+def _edits(streams: Iterable[str], replicas: int) -> str:
+    return "; ".join(f"nats stream edit {name} --replicas {replicas}" for name in streams)
 
 
 def _copies_to_make(facts: Facts) -> Iterator[Finding]:
@@ -136,9 +172,11 @@ def _cluster(facts: Facts) -> str:
 
 
 def _few(facts: Facts) -> Callable[[str, str, str], Finding]:
-    """The level of few copies in a cluster: with few addresses it may well be too small for more."""
+    """The level of few copies in a cluster: with few addresses it may well be too small for more, but the addresses of
+    servers that are down are not told."""
     known = facts.server.addresses if facts.server.has_jetstream else 0
-    return note if 0 < known < SAFE_FROM else warning
+    some_down = bool(facts.missing) or any(stream.absent for stream in facts.own)
+    return note if 0 < known < SAFE_FROM and not some_down else warning
 
 
 def state(facts: Facts) -> Iterator[Finding]:

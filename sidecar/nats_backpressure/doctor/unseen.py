@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nats_backpressure.core.watch_filter import WatchEntry, is_stream_watched
 from nats_backpressure.doctor.facts import Facts, OwnStream
 from nats_backpressure.doctor.text import names
 from nats_backpressure.protocol.subjects import Names
@@ -38,10 +39,18 @@ def state(facts: Facts) -> str:
     return names(why for stream in facts.own if stream.name == bucket and (why := _why_unread(stream)))
 
 
+def unlisted(facts: Facts) -> list[str]:
+    """The streams that the list lacks: while a node is down, those that it alone has. Ours count only where `watch`
+    names them: what they store is known."""
+    ours = Names(facts.settings.name).ours
+    watch = [WatchEntry(entry.stream, entry.consumers) for entry in facts.settings.watch]
+    others = (name for name in facts.missing if name not in facts.streams)
+    return [name for name in others if name not in ours or is_stream_watched(name, watch, ours)]
+
+
 def streams(facts: Facts) -> str:
-    """While a node is down, the list of streams lacks those that it alone has."""
-    if facts.missing:
-        return f"the list of streams lacks {names(facts.missing)}"
+    if lacking := unlisted(facts):
+        return f"the list of streams lacks {names(lacking)}"
     return "" if facts.all_streams else "the list of streams could not be read whole"
 
 

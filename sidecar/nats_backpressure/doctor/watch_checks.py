@@ -122,7 +122,7 @@ def _removing(facts: Facts, entry: str) -> str:
     if "=" in entry:
         return f"nats kv del {Names(facts.settings.name).policy_bucket} '{entry}'"
     change = own_command(facts.settings, f"policy set '{entry}' FILE")
-    return change + ", or " + own_command(facts.settings, f"policy rm '{entry}'")
+    return f"store a good one, `{change}`, or remove it: `" + own_command(facts.settings, f"policy rm '{entry}'") + "`"
 
 
 def _unused(facts: Facts, entries: Sequence[PolicyEntry], layer: str) -> Iterator[Finding]:

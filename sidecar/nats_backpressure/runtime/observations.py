@@ -48,7 +48,10 @@ class StreamsReading(Struct, frozen=True):
     server_time: float | None = None
     """Unix seconds on the server's clock when it answered; None where the reply does not show it."""
     missing: tuple[str, ...] = ()
-    """Streams that exist and were not shown (a node is down), as far as their names are known."""
+    """Streams for which no server answers (a node is down), as far as their names are known. Some servers show them all
+    the same, with the configuration alone."""
+    named: bool = False
+    """Whether, where it is not complete, those shown and `missing` are all there are."""
 
 
 class ConsumersReading(Struct, frozen=True):

@@ -13,13 +13,23 @@ from nats.aio.msg import Msg
 from nats_backpressure.adapters.nats.api import NO_STREAM, WRONG_SEQUENCE, ApiError, JetStreamApi
 from nats_backpressure.adapters.nats.api_types import Moment, StreamInfo
 from nats_backpressure.adapters.nats.login import describe_login
-from nats_backpressure.adapters.nats.own_streams import DEFAULTS, bucket, command, differences, events_stream, full
+from nats_backpressure.adapters.nats.own_streams import (
+    DEFAULTS,
+    bucket,
+    command,
+    differences,
+    edit,
+    events_stream,
+    fixed,
+    full,
+)
 from nats_backpressure.adapters.nats.patched_client import PatchedClient, settled
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.doctor.facts import Account, Failure, OtherInstallation, OwnStream, Right, Server
 from nats_backpressure.protocol.patterns import BadTail, decode
 from nats_backpressure.protocol.subjects import HEARTBEAT, Names
+from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.ports import Unavailable
 
 TRIAL: Final = "=doctor-trial"
@@ -121,8 +131,12 @@ class FactReader:
             has_jetstream=bool(about.get("jetstream")) and not nats.js_api_prefix and nats.js_domain in (None, domain),
         )
 
-    async def clock_ahead(self, stream: str) -> float | None:
-        """Seconds by which the server's clock is ahead of ours, from its reply about a stream; None if it says none."""
+    async def clock_ahead(self, reading: StreamsReading) -> float | None:
+        """Seconds by which the server's clock is ahead of ours, from its reply about one of these streams that
+        answers; None if it says none."""
+        answering = (look.name for look in reading.looks if look.name not in reading.missing)
+        if (stream := next(answering, None)) is None:
+            return None
         before = time.time()
         try:
             at = (await self._js.api(f"STREAM.INFO.{stream}", StreamInfo[dict[str, Any]])).ts
@@ -167,6 +181,8 @@ class FactReader:
             optional,
             exists=True,
             differs={key: (wanted.get(key, DEFAULTS[key]), value) for key, value in has.items()},
+            edit=edit(wanted, has.keys() - {"num_replicas"}),
+            fixed=fixed(has),
             full=full(wanted, details.config, {"messages": details.state.messages, "bytes": details.state.bytes}),
             replicas=int(details.config.get("num_replicas", 1)),
             cluster="" if cluster is None else cluster.name,

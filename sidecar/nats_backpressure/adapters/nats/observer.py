@@ -133,8 +133,8 @@ class JetStreamObserver:
         looks = tuple(api_types.stream_look(stream) for stream, _ in listed.items.values())
         complete = listed.complete and not (listed.missing or listed.malformed or listed.unnamed)
         self._repeated.remember(first[0], looks if complete and listed.pages == 1 else None)
-        missing = tuple(sorted(listed.missing - listed.items.keys()))
-        return StreamsReading(looks, complete, listed.seconds, epoch, server_time=at, missing=missing)
+        missing, named = tuple(sorted(listed.missing)), listed.complete and not (listed.malformed or listed.unnamed)
+        return StreamsReading(looks, complete, listed.seconds, epoch, server_time=at, missing=missing, named=named)
 
     async def consumers(self, stream: str, names: Sequence[str] = ()) -> ConsumersReading:
         """The consumers first, then the stream: in this order the pending messages are within what the stream holds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from nats_backpressure.protocol.subjects import Names
@@ -80,6 +80,43 @@ def differences(wanted: dict[str, Any], config: dict[str, Any]) -> dict[str, obj
         return -1 if key in unlimited and setting in (0, None) else setting
 
     return {key: value(config, key) for key in DEFAULTS if value(wanted, key) != value(config, key)}
+
+
+EDITS: Final[Mapping[str, str]] = {
+    "subjects": "--subjects",
+    "num_replicas": "--replicas",
+    "max_age": "--max-age",
+    "max_msgs": "--max-msgs",
+    "max_bytes": "--max-bytes",
+    "max_msgs_per_subject": "--max-msgs-per-subject",
+    "max_msg_size": "--max-msg-size",
+    "allow_rollup_hdrs": "--allow-rollup",
+    "no_ack": "--ack",
+    "republish": "--no-republish",
+}
+"""The option of `nats stream edit` that changes a setting. The others are those of a new stream only."""
+
+
+def fixed(other: Iterable[str]) -> tuple[str, ...]:
+    """Those of these settings that only a new stream can have."""
+    return tuple(key for key in other if key not in EDITS)
+
+
+def edit(wanted: dict[str, Any], other: Iterable[str]) -> str:
+    """The command that gives an existing stream these settings, as far as they can be changed; empty if none can."""
+    options = [_option(key, wanted.get(key, DEFAULTS[key])) for key in sorted(other) if key in EDITS]
+    return " ".join(["nats stream edit", wanted["name"], *options]) if options else ""
+
+
+def _option(key: str, value: Any) -> str:
+    option = EDITS[key]
+    if key == "allow_rollup_hdrs":
+        return option if value else option.replace("--", "--no-")
+    if key in ("no_ack", "republish"):
+        return option
+    if key == "subjects":
+        return f"{option}='{','.join(value)}'"
+    return f"{option}={value // NANOSECONDS}s" if key == "max_age" else f"{option}={value}"
 
 
 def full(wanted: dict[str, Any], config: dict[str, Any], state: Mapping[str, int]) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 from nats_backpressure.adapters.nats.denied_rights import ALL_RIGHTS, denial
 from nats_backpressure.config.nats import Nats
 from nats_backpressure.doctor.api_prefix import question
+from nats_backpressure.doctor.own_stream_costs import ON_DOWN_SERVERS
 
 BY_CODE: Final = {
     10039: "enable JetStream for this account: `jetstream: enabled` in its configuration, or limits in its JWT",
@@ -22,6 +23,7 @@ BY_CODE: Final = {
     10027: "the account may have no more streams: raise its max_streams, or remove some",
     10077: "the stream is full: raise its max_bytes, or free some",
     10054: "the stream takes no message of this size: raise its max_msg_size",
+    10118: ON_DOWN_SERVERS,
     10109: "the stream is sealed: it must be removed, it is then created again",
     10008: "JetStream has no leader at this moment: look at `nats server report jetstream`",
 }
@@ -44,8 +46,8 @@ def remedy(nats: Nats, error: str) -> str:
         return f"import the buckets of that account too, not its API alone: {BOTH_ACCOUNTS}"
     if "in time" in error:
         return (
-            "the server is slow, has no leader for a stream (`nats server report jetstream`), or may not reply to us "
-            "(a line `rights.missing` then names our inbox)"
+            "the server is slow, those that have the stream are down (`nats server report jetstream` shows which), "
+            "or it may not reply to us (a line `rights.missing` then names our inbox)"
         )
     if "manage_resources" in error:
         return "run the command of the line `resources.missing`, or set publish.manage_resources to true"
@@ -68,7 +70,7 @@ def _all_like(subject: str) -> str:
 
 def _nobody_answers(nats: Nats, error: str) -> str:
     if not error.startswith(nats.api_prefix):
-        return "the stream or bucket of this subject is missing, or has other subjects"
+        return "the stream or bucket of this subject is missing, on a server that is down, or has other subjects"
     if nats.js_domain:
         return f"no JetStream of the domain `{nats.js_domain}` can be reached: correct or remove nats.js_domain"
     if nats.js_api_prefix:

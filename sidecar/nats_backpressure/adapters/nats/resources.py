@@ -9,7 +9,15 @@ import structlog
 from msgspec import Struct
 
 from nats_backpressure.adapters.nats.api import ApiError, JetStreamApi
-from nats_backpressure.adapters.nats.own_streams import DEFAULTS, bucket, command, differences, events_stream
+from nats_backpressure.adapters.nats.own_streams import (
+    DEFAULTS,
+    bucket,
+    command,
+    differences,
+    edit,
+    events_stream,
+    fixed,
+)
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.tasks import Once
@@ -82,7 +90,7 @@ class Resources:
                 has=other,
                 wanted={key: wanted.get(key, DEFAULTS[key]) for key in other},
                 cost="it is used as it is; where it drops or refuses what is stored there, states or events are lost",
-                hint=f"`nats stream edit {wanted['name']}`; storage and retention can only be changed by a new stream",
+                hint=_changing(wanted, other),
             )
 
     async def _create(self, wanted: dict[str, Any]) -> None:
@@ -122,3 +130,12 @@ class _Created(Struct, frozen=True):
 
 class _Names(Struct, frozen=True):
     streams: list[str] | None = None
+
+
+def _changing(wanted: dict[str, Any], other: dict[str, object]) -> str:
+    """What to do about the settings in which an existing stream differs."""
+    has = other.get("num_replicas")
+    hints = [f"set publish.replicas to {has}, or the number of copies to it"] if has else []
+    hints += [f"`{command}`"] if (command := edit(wanted, other)) else []
+    hints += [f"only a new stream has another {', '.join(new)}"] if (new := fixed(other)) else []
+    return "; ".join(hints)

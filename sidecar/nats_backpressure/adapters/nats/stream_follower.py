@@ -165,10 +165,11 @@ class StreamFollower:
             "stream.not_followed",
             stream=self.stream,
             error=error,
-            cost="what other replicas store is read by one request each, and late",
+            cost="what other replicas store is read by one request each, and late; nothing while the stream is away",
             hint=remedy_of_code(error)
-            or "correct what `error` names; where that is a right, or nothing is answered or delivered, allow it to "
-            f"publish {api}.CREATE.{self.stream}.> and {api}.MSG.NEXT.{self.stream}.*",
+            or "correct what `error` names. Where nothing is answered or delivered, its only copy is on servers that "
+            "are down (`nats server report jetstream` shows which), or a right is missing: allow it to publish "
+            f"{api}.CREATE.{self.stream}.> and {api}.MSG.NEXT.{self.stream}.*",
         )
 
     async def _read_singly(self, seconds: float) -> None:

@@ -1,0 +1,28 @@
+"""What it costs while a stream of ours takes nothing, by the stream: nothing that goes on is said to have ended."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from nats_backpressure.doctor.facts import Facts, OwnStream
+from nats_backpressure.doctor.right_costs import EVENTS_UNSENT, NOT_STORED
+from nats_backpressure.protocol.subjects import Names
+
+ON_DOWN_SERVERS: Final = (
+    "its only copy, or most of its copies, are on servers that are down: start them "
+    "(`nats server report jetstream` shows which)"
+)
+
+
+def cost_without(facts: Facts, stream: OwnStream) -> str:
+    """What does not work until it answers again."""
+    if stream.optional:
+        return "its policies and overrides cannot be changed; after a start only the policies of the file are in force"
+    if stream.name == Names(facts.settings.name).events_stream:
+        return f"{EVENTS_UNSENT}; a sidecar that starts meanwhile reads nothing"
+    return NOT_STORED
+
+
+def is_down(facts: Facts, stream: OwnStream) -> bool:
+    """Whether the list of streams says that no server answers for it."""
+    return stream.name in facts.missing
