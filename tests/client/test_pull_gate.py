@@ -69,21 +69,52 @@ async def test_it_pulls_what_is_granted_and_no_more(
 async def test_what_is_there_is_returned_at_once_and_no_more_is_waited_for(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
-    """Each message says how many are behind it. A message that is delivered again does not."""
+    """Also behind a message that is delivered again, which does not say how many are behind it."""
     gate = PullGate(client, subscription, SUBJECT, batch_wait=2)
     async with FakeDecisionService(nc, grants(10)), asyncio.timeout(30):
         for there in (1, 3):
             await publish(nc, there)
             began = time.monotonic()
             messages = await gate.fetch(10)
-            assert len(messages) == there and time.monotonic() - began < 1.9
             for message in messages[: there - 1]:
                 await message.ack_sync()
             await messages[-1].nak()
-            began = time.monotonic()
             again = await gate.fetch(10)
-            assert len(again) == 1 and time.monotonic() - began >= 1.9
+            assert (len(messages), len(again)) == (there, 1) and time.monotonic() - began < 1.9
             await again[0].ack_sync()
+
+
+async def test_each_pull_of_a_backlog_costs_one_request_to_the_server(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    """Two round trips, with the question, are what a worker waits."""
+    await publish(nc, 30)
+    gate, pulls = PullGate(client, subscription, SUBJECT, batch_wait=30), await nc.subscribe(subscription._nms)
+    async with FakeDecisionService(nc, grants(5)):
+        assert len(await gate.fetch(5)) == 5
+        await nc.flush()
+        before = pulls.pending_msgs
+        assert [len(await gate.fetch(5)) for _ in range(4)] == [5] * 4
+        await wait_until(lambda: pulls.pending_msgs >= before + 4, "a request for each pull")
+        assert pulls.pending_msgs == before + 4
+
+
+@pytest.mark.parametrize("others", [0, 2], ids=["none", "some"])
+async def test_where_others_took_the_backlog_it_waits_for_what_comes_and_pulls_no_more_than_granted(
+    client: BackpressureClient, nc: Client, subscription: Subscription, others: int
+) -> None:
+    await publish(nc, 10)
+    gate, taking = PullGate(client, subscription, SUBJECT), await nc.jetstream().pull_subscribe(SUBJECT, "router")
+    async with FakeDecisionService(nc, grants(4)), asyncio.timeout(30):
+        assert len(await gate.fetch(4)) == 4
+        assert len(await taking.fetch(6 - others)) == 6 - others
+        assert others == 0 or len(await gate.fetch(4)) == others
+        fetching = asyncio.create_task(gate.fetch(4, timeout=20))
+        while not (await subscription.consumer_info()).num_waiting:
+            await asyncio.sleep(0.01)
+        await publish(nc, 8)
+        assert 1 <= len(await fetching) <= 4
+        assert (await subscription.consumer_info()).num_ack_pending <= 14
 
 
 async def test_it_waits_while_nothing_is_granted_and_asks_again(
@@ -391,7 +422,7 @@ async def test_messages_come_one_after_another_and_none_is_lost_where_the_loop_e
                 if len(received) == 6:
                     break
         assert gate.pending_msgs == 2
-        assert not {*map(id, gate._held)} & {*map(id, gate._waiting)}, "none counts as held twice"
+        assert not {*map(id, gate._held._messages)} & {*map(id, gate._pulls._kept)}, "none counts as held twice"
         while len(received) < 10:
             received += [message.data for message in await gate.fetch(4)]
     assert received == [str(n).encode() for n in range(10)]
@@ -407,7 +438,7 @@ async def test_without_answers_it_pulls_as_many_as_it_was_granted_last_for_a_whi
     assert [len(await gate.fetch(10)) for _ in range(3)] == [3, 3, 3]
     monkeypatch.setattr("nats_backpressure.client.pull_gate.KEEPS_SIZE", 0.0)
     assert len(await gate.fetch(10)) == 10
-    gate._batch_wait = 0.1
+    gate._pulls._batch_wait = 0.1
     assert len(await gate.fetch(10)) == 1
     assert gate._unused == 0, "what was never granted is not given back"
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator
-from functools import partial
-from sys import getrefcount
-from weakref import ref
 
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -17,7 +13,9 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
 from nats_backpressure.client.client import CLOSE_TIMEOUT, BackpressureClient
+from nats_backpressure.client.held_messages import HeldMessages
 from nats_backpressure.client.inbox import Inbox
+from nats_backpressure.client.pulls import BATCH_WAIT, Pulls
 from nats_backpressure.client.requests import Answer
 from nats_backpressure.client.state_watch import LINK_POLL
 
@@ -25,31 +23,11 @@ GRANT_SECONDS = 1.0
 """Seconds for which the sidecar counts a grant: no pull waits longer before the gate asks again."""
 MIN_WAIT, MAX_WAIT = 0.01, 1.0
 """Seconds between two questions while nothing is granted, whatever the answer says."""
-MOST_HELD = 65_536
-"""Messages that count as held at most; then the oldest do no more."""
-BATCH_WAIT = 0.02
-"""Seconds for which the first message of a pull waits for others that are there; a slower one is late."""
 KEEPS_SIZE = 30.0
 """Seconds without a grant for which the size of the last one holds: that of the sidecar's restart, after which a burst
 would take in flight past its mark."""
 LATE_POLL = 0.05
 """Seconds between two looks for late messages while nothing is granted."""
-
-
-def _own_references() -> int:
-    message = object()
-    return getrefcount(message)
-
-
-ONLY_OURS = _own_references()
-"""References to an object that only one variable has, as this Python counts them."""
-
-
-def _behind(message: Msg) -> int:
-    """How many messages waited when this one was delivered. Those that are delivered again are not in that number: any
-    may follow one of these."""
-    metadata = message.metadata
-    return metadata.num_pending if metadata.num_delivered == 1 else MOST_HELD
 
 
 class PullGate:
@@ -77,19 +55,15 @@ class PullGate:
             )
         self._client, self._subscription, self._subject = client, subscription, subject
         self._stream, self._consumer = stream or subscription._stream, consumer or subscription._consumer
-        self._grant_seconds, self._batch_wait = grant_seconds, batch_wait
+        self._grant_seconds = grant_seconds
         self._turn = asyncio.Lock()
         self._inbox = Inbox(subscription._nc)
         self._unused = 0
         """What is left of the last grant."""
-        self._held: deque[Msg] = deque(maxlen=MOST_HELD)
-        """Messages that were returned and not acknowledged when that was last looked at."""
-        self._returned = 0
-        """Messages that were returned with a delay since the last question: they are in flight until that is over."""
+        self._held = HeldMessages()
         self._size, self._answered_at = 0, -math.inf
         """The last grant that was not 0, and when it was given."""
-        self._waiting: list[Msg] = []
-        """Messages of a fetch that was cancelled, for the next one."""
+        self._pulls = Pulls(subscription, batch_wait)
         self._abandoned: asyncio.Task[tuple[list[Msg], float]] | None = None
         """The pull of a fetch that was cancelled, while it goes on."""
 
@@ -139,11 +113,11 @@ class PullGate:
     @property
     def pending_msgs(self) -> int:
         """Messages that are here and were not returned yet."""
-        return self._subscription.pending_msgs + len(self._waiting)
+        return self._pulls.pending_msgs
 
     @property
     def pending_bytes(self) -> int:
-        return self._subscription.pending_bytes + sum(len(message.data) for message in self._waiting)
+        return self._pulls.pending_bytes
 
     @property
     def delivered(self) -> int:
@@ -180,17 +154,17 @@ class PullGate:
     def _keep(self, pull: asyncio.Task[tuple[list[Msg], float]]) -> None:
         self._abandoned = None
         if not pull.cancelled() and pull.exception() is None:
-            self._waiting += pull.result()[0]
+            self._pulls.keep(pull.result()[0])
 
     async def _pull(self, batch: int, deadline: float) -> tuple[list[Msg], float]:
         """The messages; if nothing is granted, also the seconds to wait."""
-        if late := await self._take_late(batch):
+        if late := await self._pulls.late(batch):
             return late, 0.0
         if self._subscription._nc.is_reconnecting:
             # nats-py would keep the pull for the next connection: after an outage the server would serve all of them.
             return [], LINK_POLL
         asked_at, unused, self._unused = time.monotonic(), self._unused, 0
-        lost = self._forget_ended()
+        lost = self._held.forget_ended()
         decision = await self._client.decide(
             self._subject,
             "consumer",
@@ -198,7 +172,7 @@ class PullGate:
             stream=self._stream,
             consumer=self._consumer,
             unused=unused,
-            held=len(self._held) + len(self._waiting),
+            held=len(self._held) + self._pulls.kept,
             lost=lost,
             inbox=self._inbox,
         )
@@ -210,41 +184,7 @@ class PullGate:
         left = min(deadline, asked_at + self._grant_seconds) - time.monotonic()
         if left <= 0:
             return [], 0.0
-        # Again: with as many in its queue nats-py would ask the server for 0 more, which sends 1 (2.16).
-        if late := await self._take_late(batch):
-            return late, 0.0
-        try:
-            messages = await self._subscription.fetch(1, timeout=left)
-        except TimeoutError:  # nats.errors.TimeoutError is one; fetch raises both
-            return [], 0.0
-        try:
-            return messages + await self._fetch_rest(min(n - 1, _behind(messages[0]))), 0.0
-        except BaseException:  # the next fetch returns what is here already
-            self._waiting += messages
-            raise
-
-    async def _fetch_rest(self, n: int) -> list[Msg]:
-        """Up to `n` more, if they are there: fetch(n) alone would hold back the first until all came or its time is
-        over (2.16)."""
-        if n == 0:
-            return []
-        if late := await self._take_late(n):
-            return late
-        try:
-            return await self._subscription.fetch(n, timeout=self._batch_wait)
-        except TimeoutError:  # nats.errors.TimeoutError is one; fetch raises both
-            return []
-
-    async def _take_late(self, batch: int) -> list[Msg]:
-        """Messages that came after their fetch ended: nats-py ends one on the status of an older pull, and its own pull
-        goes on at the server. They were granted and are in flight: until they are acknowledged, no more is granted."""
-        messages, self._waiting = self._waiting[:batch], self._waiting[batch:]
-        # Not fetch(): that would pull as well.
-        while len(messages) < batch and self._subscription.pending_msgs:
-            message = await self._subscription._sub.next_msg(timeout=self._grant_seconds)
-            if not JetStreamContext.is_status_msg(message):
-                messages.append(message)
-        return messages
+        return await self._pulls.pull(n, left), 0.0
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not once a late message is here."""
@@ -263,37 +203,14 @@ class PullGate:
             self._size, self._answered_at = n, now
         return n, min(MAX_WAIT, max(MIN_WAIT, decision.pull.wait_ms / 1000))
 
-    def _forget_ended(self) -> int:
-        """Forget the messages that are acknowledged, and those that nobody but us has any more. Returns how many of
-        these are in flight still: they were dropped without an ack, or returned with a delay."""
-        lost, self._returned = self._returned, 0
-        for _ in range(len(self._held)):
-            message = self._held.popleft()
-            if message._ackd:
-                continue
-            if getrefcount(message) <= ONLY_OURS:
-                lost += 1
-            else:
-                self._held.append(message)
-        return lost
-
     def _take_back(self, messages: list[Msg]) -> None:
         """Keep messages that were pulled for the next fetch."""
-        back = set(map(id, messages))
-        self._held = deque((message for message in self._held if id(message) not in back), MOST_HELD)
-        self._waiting = messages + self._waiting
-
-    async def _nak(self, reference: ref[Msg], delay: float | None = None) -> None:
-        if (message := reference()) is not None:
-            await Msg.nak(message, delay)
-            self._returned += bool(delay)
+        self._held.remove(messages)
+        self._pulls.keep(messages)
 
     def _count(self, messages: list[Msg]) -> list[Msg]:
         self._unused = max(0, self._unused - len(messages))
-        for message in messages:
-            # Only this tells a delayed one. Without a reference of its own, or it would stay in memory for a while.
-            message.nak = partial(self._nak, ref(message))  # type: ignore[method-assign]
-        self._held.extend(messages)
+        self._held.add(messages)
         for _ in messages:
             self._client.stats.count("pulled", self._subject)
         return messages
