@@ -572,10 +572,10 @@ class Replicas:
         self.names = Names(settings.name)
 
     @asynccontextmanager
-    async def running(self, n: int) -> AsyncIterator[Replicas]:
-        """This many replicas, `r0` and up, that answer; killed at the end."""
+    async def running(self, n: int, *files: Settings) -> AsyncIterator[Replicas]:
+        """This many replicas, `r0` and up, that answer; killed at the end. `files`: settings of each."""
         for i in range(n):
-            self.add(f"r{i}").start()
+            self.add(f"r{i}", files[i] if files else None).start()
         try:
             await self.clock.until(lambda: all(r.answering for r in self.all.values()), "all replicas to answer")
             yield self
