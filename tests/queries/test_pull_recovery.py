@@ -63,6 +63,7 @@ settings_of_workers = st.builds(
     reads_every=st.sampled_from([0.1, 0.5, 2.0, 5.0]),
     replicas=st.integers(1, 3),
     delay=st.sampled_from([0.0, 0.005, 0.015]),
+    early=st.booleans(),
     seed=st.integers(0, 2**16),
 )
 

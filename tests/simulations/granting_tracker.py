@@ -20,8 +20,9 @@ class GrantingTracker(GrantTracker):
         held: int | None = None,
         unused: int = 0,
         lost: int = 0,
+        ahead: int = 0,
     ) -> Grant:
-        offer = self.offer(member, Asked(n, asker, unused, held, lost), now, Share(replicas, 0), jitter)
+        offer = self.offer(member, Asked(n, asker, unused, held, lost, ahead), now, Share(replicas, 0), jitter)
         if offer.n:
             self.add(offer.n, asker, now)
         return offer

@@ -37,6 +37,8 @@ class Setting:
     """Seconds per message; each worker handles one after another."""
     reads_every: float
     replicas: int
+    early: bool = False
+    """Whether each worker asks again while it works on its last message."""
     delay: float = 0.005
     """Seconds until another replica learns of a grant."""
     seed: int = 1
@@ -133,22 +135,29 @@ class PulledStream:
 
     async def _work(self, worker: int) -> None:
         await self.clock.sleep(self._random.random() * self.setting.service)
-        unused = 0
+        unused, early = 0, None
         while True:
-            await self.clock.sleep(TRIP)
-            granted = self._ask(worker, unused)
-            asked_at = self.clock.mono()
+            if early is None or not early.n:
+                await self.clock.sleep(TRIP)
+                granted, asked_at = self._ask(worker, unused), self.clock.mono()
+            else:
+                granted = early
+            early = None
             if granted.n == 0:
                 unused = 0
                 await self.clock.sleep(granted.wait_ms / 1000)
                 continue
             messages = await self._pull(granted.n, asked_at + PULL_LASTS)
             unused = granted.n - len(messages)
-            await self._handle(worker, messages)
+            self.held[worker] += len(messages)
+            await self._handle(worker, messages[:-1])
+            if messages and self.setting.early:
+                early, asked_at, unused = self._ask(worker, unused, ahead=1), self.clock.mono(), 0
+            await self._handle(worker, messages[-1:])
 
-    def _ask(self, worker: int, unused: int) -> Granted:
+    def _ask(self, worker: int, unused: int, ahead: int = 0) -> Granted:
         replica = self._random.randrange(self.setting.replicas)
-        request = ConsumerRequest(self.setting.batch, held=self.held[worker], unused=unused)
+        request = ConsumerRequest(self.setting.batch, held=self.held[worker], unused=unused, ahead=ahead)
         pull = PullRequest(request, [], (self.member,), None)
         granted = self.replicas.pulls[replica].grant(pull, f"worker-{worker}", self.clock.mono())
         self.seen.asked += 1
@@ -176,7 +185,6 @@ class PulledStream:
         return messages
 
     async def _handle(self, worker: int, messages: list[float]) -> None:
-        self.held[worker] += len(messages)
         for arrived in messages:
             self.seen.waits.append(self.clock.mono() - arrived)
             await self.clock.sleep(self.setting.service)

@@ -67,7 +67,7 @@ class SharedGrant(Struct, frozen=True):
     n: Annotated[int, Meta(ge=0, le=10_000)]
     asker: Annotated[str, Meta(max_length=256)] = ""
     held: Annotated[int, Meta(ge=0)] | None = None
-    """What the asker reported to hold."""
+    """What the asker reported to hold, less what it acknowledges before it pulls some of these."""
     wants: Annotated[int, Meta(ge=0, le=10_000)] = 0
     """How many messages it asked for."""
     lost: Annotated[int, Meta(ge=0)] = 0

@@ -61,6 +61,14 @@ class ConsumerRequest(Struct, frozen=True):
             "acknowledged: dropped, or returned with a delay.",
         ),
     ] = 0
+    ahead: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="How many of those in `held` the asker acknowledges before it pulls: it may ask while it still "
+            "works on its last one.",
+        ),
+    ] = 0
     preview: Annotated[
         bool, Meta(description="For people who look: the answer is not counted, and what it grants is not reserved.")
     ] = False

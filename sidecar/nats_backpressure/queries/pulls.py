@@ -65,6 +65,11 @@ def pull_action(n: int, asked: int) -> Action:
     return Action.REJECT if n == 0 else Action.THROTTLE if n < asked else Action.CONTINUE
 
 
+def asked_of(request: ConsumerRequest, requester: str) -> Asked:
+    ahead = min(request.ahead, request.held or 0)
+    return Asked(request.max_messages, requester, request.unused, request.held, request.lost, ahead)
+
+
 class PullGrants:
     """The grants of every consumer that was asked for. `random` is that of the Clock. `share` returns our share of the
     room of a consumer, by its name; `on_grant` is called with what is granted: consumer, messages (0 is a claim: some
@@ -79,7 +84,7 @@ class PullGrants:
     def grant(self, pull: PullRequest, requester: str, now: float) -> Granted:
         """Grant what all consumers have room for; it is counted with each of them."""
         request = pull.asked
-        asked = Asked(request.max_messages, requester[-LONGEST_REQUESTER:], request.unused, request.held, request.lost)
+        asked = asked_of(request, requester[-LONGEST_REQUESTER:])
         grant = self._grant(pull.enforced, asked, now)
         would = None
         if pull.observed is not None:

@@ -46,7 +46,9 @@ class SharedGrants:
             return
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
-        self._unsent.append(SharedGrant(key.stream, key.consumer, n, asked.requester, asked.held, asked.n, asked.lost))
+        self._unsent.append(
+            SharedGrant(key.stream, key.consumer, n, asked.requester, asked.held_beside(n), asked.n, asked.lost)
+        )
         if len(self._unsent) == MOST_GRANTS:
             self._send()
 

@@ -329,3 +329,29 @@ def test_what_may_still_be_pulled_is_counted_however_grants_are_used(moments: li
         counted = tracker._grants.outstanding(consumer.reading, at)
         unread = delivered - consumer.reading.delivered_consumer
         assert counted >= unread + sum(n for n, since in left.values() if at < since + GRANT_LIFE)
+
+
+def asks(
+    tracker: GrantingTracker, asker: str, held: int, ahead: int = 0, *, mark: int, inflight: int, at: float
+) -> int:
+    policy = Policy(inflight=InflightRule(mark, mark, mark))
+    one = member(reading(inflight, at), policy=policy)
+    return tracker.grant(one, 10, asker, at, 1, 0.5, held=held, ahead=ahead).n
+
+
+@pytest.mark.parametrize(("ahead", "n"), [(0, 1), (1, 2)])
+def test_who_asks_before_its_last_message_is_done_gets_its_whole_part(ahead: int, n: int) -> None:
+    tracker = GrantingTracker()
+    for asker in ("a", "b"):
+        asks(tracker, asker, 0, mark=4, inflight=0, at=100.0)
+    for asker in ("a", "b"):
+        asks(tracker, asker, 1, mark=4, inflight=2, at=101.0)
+    assert asks(tracker, "a", 1, ahead, mark=4, inflight=3, at=102.5) == n
+    assert asks(tracker, "b", 2, mark=4, inflight=4, at=102.6) == 0, "what a may hold, it does not get"
+
+
+def test_who_asks_before_it_is_done_takes_no_place_of_one_that_waits() -> None:
+    tracker = GrantingTracker()
+    assert [asks(tracker, asker, 0, mark=1, inflight=0, at=100.0) for asker in ("a", "b")] == [1, 0]
+    assert asks(tracker, "a", 1, 1, mark=1, inflight=1, at=100.5) == 0
+    assert asks(tracker, "b", 0, mark=1, inflight=0, at=101.0) == 1

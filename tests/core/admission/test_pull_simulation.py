@@ -99,6 +99,8 @@ class Worker:
     """Every so many-th message is given back."""
     reports: bool = False
     """Whether it reports what it holds, and gives back what it did not pull."""
+    early: bool = False
+    """Whether it asks again while it works on its last message, which it acknowledges before it pulls."""
     unused: int = 0
     drops: bool = False
     """Whether it drops each message without an ack: it holds none, and all are in flight."""
@@ -163,6 +165,8 @@ class Simulation:
 
     def work(self, worker: Worker) -> None:
         if worker.holding:
+            if worker.early and len(worker.holding) == 1 and worker.pulls is None:
+                self.ask(worker, ahead=1)
             if self.now >= worker.done_at:
                 self.finish(worker, worker.holding.popleft())
                 worker.done_at = self.now + worker.service
@@ -170,15 +174,16 @@ class Simulation:
             if self.now >= worker.pulls[0]:
                 self.pull(worker, worker.pulls[1])
         elif self.now >= worker.asks_at:
-            report = (len(worker.holding), worker.unused, worker.lost) if worker.reports else (None, 0, 0)
-            worker.lost = 0
-            grant = self.decisions.grant(
-                self.member, worker.batch, worker.name, self.now, 1, next(self.jitters), *report
-            )
-            worker.unused = 0
-            worker.asks_at = self.now + grant.wait
-            worker.pulls = (self.now + worker.linger, grant.n) if grant.n else None
-            self.note(grant)
+            self.ask(worker)
+
+    def ask(self, worker: Worker, ahead: int = 0) -> None:
+        report = (len(worker.holding), worker.unused, worker.lost, ahead) if worker.reports else (None, 0, 0, 0)
+        worker.lost = 0
+        grant = self.decisions.grant(self.member, worker.batch, worker.name, self.now, 1, next(self.jitters), *report)
+        worker.unused = 0
+        worker.asks_at = self.now + grant.wait
+        worker.pulls = (self.now + worker.linger, grant.n) if grant.n else None
+        self.note(grant)
 
     def note(self, grant: Grant) -> None:
         reading = self.member.reading
@@ -275,6 +280,7 @@ def test_everything_is_delivered_and_the_mark_is_kept(
 
 
 @given(
+    early=st.booleans(),
     mortal=st.lists(workers, max_size=5, unique_by=lambda worker: worker.name),
     others=st.lists(workers, max_size=2, unique_by=lambda worker: worker.name),
     messages=st.integers(1, 120),
@@ -283,11 +289,12 @@ def test_everything_is_delivered_and_the_mark_is_kept(
     ack_wait=st.sampled_from([0.5, 3.0, 30.0]),
 )
 def test_with_workers_that_report_what_they_hold_the_mark_is_kept_too(
-    mortal: list[Worker], others: list[Worker], messages: int, mark: int, cap: int, ack_wait: float
+    early: bool, mortal: list[Worker], others: list[Worker], messages: int, mark: int, cap: int, ack_wait: float
 ) -> None:
-    """Beside those that report nothing, and with some that die holding messages."""
-    survivor = replace(lasting(a("", 5, 0.05)), reports=True)
-    reporting = [replace(worker, reports=True, naks=0) for worker in mortal]
+    """Beside those that report nothing, with some that die holding messages, and where they ask before the last is
+    done."""
+    survivor = replace(lasting(a("", 5, 0.05)), reports=True, early=early)
+    reporting = [replace(worker, reports=True, naks=0, early=early) for worker in mortal]
     plain = [replace(worker, name=f"other {worker.name}", naks=0) for worker in others]
     policy = Policy(inflight=InflightRule(mark, mark, mark))
     simulation = Simulation(JetStream(messages, cap, ack_wait), deepcopy([*reporting, *plain, survivor]), policy)

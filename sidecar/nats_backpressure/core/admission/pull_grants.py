@@ -65,20 +65,21 @@ class GrantTracker:
         if reading is None or reading.inflight is None or member.marks is None or member.marks.inflight is None:
             return Grant(asked.n, 0.0)
         if reading.acks_all:  # who pulled a message does not see that it is acknowledged by a later one
-            asked = replace(asked, held=None, lost=0)
+            asked = replace(asked, held=None, lost=0, ahead=0)
         target = _target(member, member.marks.inflight.overload)
         self._requesters.ask(asked, reading, now)
         self._grants.give_back(asked.requester, asked.unused)
         granted = self._grants.outstanding(reading, now)
         read = reading.inflight + granted
-        room = target - self._requesters.inflight(read, now)
-        fair = self._fair_part(_with_possible_held(asked, read, now - reading.at.mono), target, room, now)
+        asked = self._with_ahead(_with_possible_held(asked, read, now - reading.at.mono), target, now)
+        room = target - self._requesters.inflight(read, now) + asked.ahead
+        fair = self._fair_part(asked, target, room, now)
         if fair > 0 or read == 0:
             self._revival.end(reading)
             own = self._own.sum(now)
-            held, sure = asked.held, 0
-            if held is not None:
-                sure = self._requesters.sure_part_of(target, asked.requester, now) - held
+            sure = 0
+            if asked.held is not None:
+                sure = self._requesters.sure_part_of(target, asked.requester, now) - asked.held + asked.ahead
             n = min(fair, max(sure, self._asked.share_of(share, room + own, now) - own))
             if n <= 0 and read == 0:
                 n = 1
@@ -95,11 +96,16 @@ class GrantTracker:
         granted since the last reading: one that asks again and again and never pulls would take all of it."""
         alone = self._recent.alone(asked.requester, now)
         if asked.held is not None:
-            return min(room, self._requesters.part_of(target, asked.requester, now) - asked.held)
+            return min(room, self._requesters.part_of(target, asked.requester, now) - asked.held + asked.ahead)
         if alone:
             return room
         open_grants = self._grants.of(asked.requester) if self._requesters.any_reports(now) else 0
         return math.ceil((room + open_grants) / 2) - open_grants
+
+    def _with_ahead(self, asked: Asked, target: int, now: float) -> Asked:
+        """Where not all can have a part, who asks before it is done would take the place of one that waits."""
+        fits = asked.ahead and self._requesters.parts_fit(target, now)
+        return replace(asked, ahead=min(asked.ahead, asked.held or 0) if fits else 0)
 
     def add(self, n: int, requester: str, now: float) -> None:
         """Count `n` messages that we granted, at least one."""

@@ -46,11 +46,19 @@ class Asked(Struct, frozen=True):
     lost: int = 0
     """Messages that it holds no more since its last request, though they are not acknowledged: dropped, or returned
     with a delay."""
+    ahead: int = 0
+    """How many of those it holds are acknowledged before it pulls."""
+
+    def held_beside(self, n: int) -> int | None:
+        """What counts as held beside a grant of `n`: at no moment it holds what it acknowledges before as well."""
+        return None if self.held is None else max(self.held - self.ahead, self.held - n)
 
 
 class _Report(Struct):
     most: int
     """What it may hold at most: what it reported, and what it was granted since."""
+    ahead: int
+    """How many of these are acknowledged before it pulls that."""
     wants: int
     """What it would hold if it was granted all it asked for."""
     at: float
@@ -86,7 +94,7 @@ class Requesters:
     def ask(self, asked: Asked, reading: Reading, now: float) -> None:
         """A request comes: what was granted before to this requester is pulled or given back."""
         self._read(reading, now)
-        requester, n, held = asked.requester, asked.n, asked.held
+        requester, held = asked.requester, asked.held
         self._add_gone(asked.lost, now, reading, now)
         if held is None:
             self._plain_until = now + PLAIN_FOR
@@ -94,17 +102,19 @@ class Requesters:
         self._new = "" if self._wanting.is_known(requester, now) else requester
         self._forget(reading, now)
         report = self._reports.pop(requester, None)
+        n = max(0, asked.n - asked.ahead)
         if self._wanting.ask(requester, n, held, asked.unused, now) or report is None:
             self._forget_parts()
-        self._reports[requester] = _Report(held, held + n, now)
+        self._reports[requester] = _Report(held, asked.ahead, held + n, now)
         self._add(held - (report.most if report else 0), now)
 
     def grant(self, requester: str, n: int, now: float) -> None:
         """`n` messages are granted, after `ask`."""
         if (report := self._reports.get(requester)) is not None:
-            report.most += n
-            self._wanting.grant(requester, n)
-            self._add(n, now)
+            more = max(0, n - report.ahead)
+            report.most, report.ahead = report.most + more, max(0, report.ahead - n)
+            self._wanting.grant(requester, more)
+            self._add(more, now)
 
     def inflight(self, read: int, now: float) -> int:
         """How many messages are in flight at most; `read`: by the newest reading and the grants since."""
@@ -120,6 +130,10 @@ class Requesters:
         """How many messages of the target one requester may hold: as many as any other that wants as many, so that none
         waits for what another works off slowly. The first time just one: who else asks is not known yet."""
         return 1 if requester == self._new else self._parts.of(target, self._wanting.wants, now).of(requester)
+
+    def parts_fit(self, target: int, now: float) -> bool:
+        """Whether each can have its part of the target at once: there are no more requesters than that."""
+        return self._parts.of(target, self._wanting.wants, now).fit
 
     def sure_part_of(self, target: int, requester: str, now: float) -> int:
         """How many messages it may hold whatever any replica grants at this moment: its part, where nobody holds more
