@@ -45,9 +45,13 @@ class IntervalCounts(Struct, gc=False):
     waited_time: float = 0.0
     """Seconds in which messages waited at both ends of an interval."""
     waited_acks: float = 0.0
+    lead_time: float = 0.0
+    """What of `waited_time` came before anything was worked on: it began with nothing in flight and no pull that waits,
+    and no ack of these sums is older. The interval of the first ack is part of it."""
+    lead_acks: float = 0.0
 
     def add(self, other: IntervalCounts) -> None:
-        """Add the sums of another interval."""
+        """Add the sums of a later interval."""
         # Written out: this runs for every slot of every consumer in every reading.
         self.time += other.time
         self.acks += other.acks
@@ -55,6 +59,9 @@ class IntervalCounts(Struct, gc=False):
         self.deliveries += other.deliveries
         self.redeliveries += other.redeliveries
         self.held += other.held
+        if not self.waited_acks:
+            self.lead_time += other.lead_time
+            self.lead_acks += other.lead_acks
         self.waited_time += other.waited_time
         self.waited_acks += other.waited_acks
 
@@ -70,9 +77,8 @@ class IntervalCounts(Struct, gc=False):
 
     def drain(self, pending: int) -> float | None:
         """Seconds to process `pending` messages, at the ack rate while messages waited; None without evidence."""
-        if self.waited_time < ENOUGH_TIME or self.waited_acks <= 0:
-            return None
-        return pending * self.waited_time / self.waited_acks
+        time, acks = self.waited_time - self.lead_time, self.waited_acks - self.lead_acks
+        return None if time < ENOUGH_TIME or acks <= 0 else pending * time / acks
 
 
 class RateWindow:
@@ -105,7 +111,21 @@ class RateWindow:
         for slot, counts in self._slots:
             if slot > oldest:
                 total.add(counts)
+        if total.lead_time and self._comes_and_goes(oldest):
+            total.lead_time = total.lead_acks = 0.0
         return total
+
+    def _comes_and_goes(self, oldest: int) -> bool:
+        """Whether the worker went away again after it worked: then time without it is part of how fast it works."""
+        began, gone = False, 0.0
+        for slot, counts in self._slots:
+            if slot <= oldest:
+                continue
+            if counts.waited_acks or counts.waited_time > counts.lead_time:
+                began, gone = began or counts.waited_acks > 0, 0.0
+            elif began and (gone := gone + counts.waited_time) >= ENOUGH_TIME:
+                return True
+        return False
 
     def is_still(self, now: float) -> bool:
         """Whether there was enough time in the window, and nothing happened in it."""

@@ -270,6 +270,7 @@ class ConsumerTracker:
         if not _may_have_acked(sample, time):
             acks = 0
         waited = last.pending > 0 and sample.pending > 0
+        away = waited and not (last.inflight or _waiting(last))
         counts = IntervalCounts(
             time=time,
             acks=acks,
@@ -279,12 +280,15 @@ class ConsumerTracker:
             held=(was_working + self._latency.working) / 2 * time,
             waited_time=time if waited else 0.0,
             waited_acks=acks if waited else 0.0,
+            lead_time=time if away else 0.0,
+            lead_acks=acks if away else 0.0,
         )
         self._flow.add(sample.at.mono, counts)
+        before_work = away and not self._acked and self._capacity.rate is None
         self._arrived += counts.arrivals
         self._acked += acks
         again = counts.redeliveries or self._naks or self._dropped or self._again
-        if waited and not (again or last.paused or sample.paused) and time <= RATE_SPAN:
+        if waited and not (before_work or again or last.paused or sample.paused) and time <= RATE_SPAN:
             self._capacity.learn(time, acks)
         if sample.since_ack is None and (acks > 0 or sample.floor_stream > last.floor_stream):
             self._latency.add_acks(sample.at.mono)
@@ -294,9 +298,8 @@ class ConsumerTracker:
         return self._diagnosis.add_sample(self._point(sample), self._facts(sample, look))
 
     def _point(self, sample: Sample) -> Point:
-        waiting = int(sample.bound) if sample.config.push else sample.waiting
         counts = (sample.delivered_consumer, self._arrived, self._acked)
-        return Point(sample.at.mono, sample.pending, sample.inflight, waiting, *counts)
+        return Point(sample.at.mono, sample.pending, sample.inflight, _waiting(sample), *counts)
 
     def _facts(self, sample: Sample, look: StreamLook) -> ReplyFacts:
         # Not at its limit yet, one that drops old messages does neither.
@@ -360,6 +363,11 @@ class ConsumerTracker:
 def _made(sample: Sample, look: StreamLook) -> int:
     """See `Reading.made`; never 0."""
     return crc32(f"{sample.created} {look.created}".encode(errors="replace")) or 1
+
+
+def _waiting(sample: Sample) -> int:
+    """Pulls that wait on the server, or the client that a push consumer delivers to."""
+    return int(sample.bound) if sample.config.push else sample.waiting
 
 
 def _may_have_acked(sample: Sample, time: float) -> bool:
