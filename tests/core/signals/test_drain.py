@@ -45,7 +45,7 @@ def test_time_before_anybody_pulled_makes_no_worker_slow(
             assert reading.drain <= 2.5 * reading.pending * each + 1.0, f"{done} since {consumer.at - began:.2f} s"
     if done > 5 and consumer.at - began > 2.0:
         assert reading.drain is not None
-        assert worked_before or reading.capacity is not None and reading.capacity >= 0.4 / each
+        assert worked_before or (reading.capacity is not None and reading.capacity >= 0.4 / each)
 
 
 @pytest.mark.parametrize("every", [0.05, 0.25])
