@@ -36,6 +36,14 @@ def counts_differ(replicas: Replicas) -> list[str]:
         ([Fault("cut", 0, 0.0, 0.3), Fault("kill", 2, 0.0, 0.99), Fault("delete", 0, 0.341, 2.9)], []),
     ],
 )
+# Both stores go back twice to the same moment before the first event; a replica started between.
+@example(
+    seed=14,
+    rounds=[
+        ([], [Fault("kill", 0, 0.0, 0.28), Fault("kill", 0, 0.0, 1.22), Fault("older_stores", 2, 0.42, 0.41)]),
+        ([Fault("older_stores", 2, 0.0, 0.41)], []),
+    ],
+)
 @settings(max_examples=examples(8))
 def test_whatever_strikes_each_overload_is_one_incident_and_all_agree(
     seed: int, rounds: list[tuple[list[Fault], list[Fault]]]

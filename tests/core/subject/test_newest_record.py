@@ -72,6 +72,8 @@ def test_where_stream_and_bucket_went_back_no_record_of_before_is_the_newest() -
     published = replace(STREAM, seq=1, incident="d-1")
     assert is_newest(OURS, older, published), "the stream alone lost its events, and another one began anew"
     assert not is_newest(OURS, older, published, went_back=True)
+    ours, before = (Record("s", epoch, seq=0, status=I, announced=I) for epoch in "ed")
+    assert not is_newest(ours, before, RecordCreated("new"), went_back=True), "the numbers after it may have been given"
 
 
 def test_a_stream_without_events_contradicts_nothing_and_proves_nothing() -> None:
