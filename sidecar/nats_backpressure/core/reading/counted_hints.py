@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import math
 
-APART = 0.05
+APART = 0.12
 """Seconds that must lie between what was counted last and the first hint of another source: the same hint reaches two
-replicas at different times, and clocks are related within milliseconds."""
+replicas at different times, and after a start clocks are related by two messages, which may have taken 0.1 s."""
 
 
 class CountedHints:
