@@ -22,8 +22,8 @@ def is_newest(
     ours: Record, theirs: Record, published: RecordCreated, later: bool = False, went_back: bool = False
 ) -> bool:
     """Whether a stored record that differs from ours is the newest one, by what was published: its last status is that
-    of the newest event, or of one that it lists as unsent. An older record of our epoch never is, nor one of another
-    epoch that is not ahead of ours where the bucket `went_back`: its next ids may have been given. Nor is one of another
+    of the newest event, or of one that it lists as unsent. An older record of our epoch never is, nor, where the bucket
+    `went_back`, one of another epoch that is not ahead of ours: its next ids may have been given. Nor is one of another
     epoch whose newest event the stream lacks, where it has ours. Where nothing was published it is the newest one if it
     was stored `later`: two replicas would store their own in turn."""
     if theirs.seq < ours.seq if theirs.epoch == ours.epoch else went_back and theirs.seq <= ours.seq:
