@@ -33,6 +33,7 @@ SHORT = (
     "test_one_replica_is_cut_off[reader-half_open-2]",
     "test_no_event_that_the_load_did_not_cause[1-]",
     "test_an_upgrade_and_a_rollback_in_incidents",
+    "test_workers_behind_gates_while_the_reader_is_killed",
 )
 """Those that `make test-slow` runs, too."""
 # A test's own client leaves a connection behind where the server stood still.

@@ -114,6 +114,7 @@ class Installation:
         policy: Mapping[str, Any] = FAST,
         observe: Mapping[str, Any] | None = None,
         stream: StreamConfig | None = None,
+        consumer: ConsumerConfig = CONSUMER,
         copies: int = 1,
         settings: Mapping[str, Any] | None = None,
         login: str = "",
@@ -128,7 +129,7 @@ class Installation:
             "publish": {"replicas": copies},
             **(settings or {}),
         }
-        self._stream, self._login, self._purges = stream, login, purges
+        self._stream, self._consumer, self._login, self._purges = stream, consumer, login, purges
         self.nc: Client
         self.replicas: dict[str, Replica] = {}
         self.overloads = 0
@@ -176,7 +177,7 @@ class Installation:
         await self.make_consumer()
 
     async def make_consumer(self) -> None:
-        await lasting(lambda: self.nc.jetstream().add_consumer("ROUTER", CONSUMER))
+        await lasting(lambda: self.nc.jetstream().add_consumer("ROUTER", self._consumer))
 
     async def add(
         self, name: str, environment: Mapping[str, str] | None = None, login: str | None = None, **config: Any
