@@ -19,7 +19,7 @@ from tests.simulations.state_bucket import SUBJECT, wait_until
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
 
-REPORTS: dict[str, Any] = {"unused": 0, "held": None, "lost": 0}
+REPORTS: dict[str, Any] = {"unused": 0, "held": None, "lost": 0, "ahead": 0}
 
 
 async def test_a_request_returns_the_sidecars_answer(client: BackpressureClient, nc: Client) -> None:

@@ -118,6 +118,7 @@ class BackpressureClient(LocalAdmission):
         unused: int = 0,
         held: int | None = None,
         lost: int = 0,
+        ahead: int = 0,
         inbox: Inbox | None = None,
         timeout: float = TIMEOUT,
     ) -> Answer:
@@ -125,8 +126,8 @@ class BackpressureClient(LocalAdmission):
 
         An unknown priority counts as `normal`, an `attempt` below 1 as 1, and `max_messages` beyond what the sidecar
         grants at once (10,000) as that. `unused` are messages of the last grant that are given back, `held` those that
-        were pulled and are not acknowledged, `lost` those that will not be; who reports them asks from an
-        inbox of its own. Raises ValueError for
+        were pulled and are not acknowledged (`ahead` of which are before the next pull), `lost` those that will not
+        be; who reports them asks from an inbox of its own. Raises ValueError for
         another role, or fewer than one message.
 
         Without an answer within `timeout` seconds the decision is to continue, and `failed_open` says why; during an
@@ -148,6 +149,7 @@ class BackpressureClient(LocalAdmission):
                     "unused": unused,
                     "held": held,
                     "lost": lost,
+                    "ahead": ahead,
                 },
                 timeout,
                 inbox,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from functools import partial
+from collections.abc import Callable
 from sys import getrefcount
-from weakref import ref
 
 from nats.aio.msg import Msg
 
@@ -23,40 +22,80 @@ ONLY_OURS = _own_references()
 
 
 class HeldMessages:
-    def __init__(self) -> None:
+    def __init__(self, on_last: Callable[[], None]) -> None:
+        """`on_last` is called when all but one may have ended."""
+        self._on_last = on_last
         self._messages: deque[Msg] = deque(maxlen=MOST_HELD)
         """As they were when that was last looked at."""
-        self._returned = 0
-        """Messages that were returned with a delay since the last look: they are in flight until that is over."""
+        self._ended = 0
+        """How many ended since."""
+        self._lost = 0
 
     def __len__(self) -> int:
         return len(self._messages)
 
     def add(self, messages: list[Msg]) -> None:
         for message in messages:
-            # Only this tells a delayed one. Without a reference of its own, or it would stay in memory for a while.
-            message.nak = partial(self._nak, ref(message))  # type: ignore[method-assign]
+            message.__class__ = HeldMessage  # nats-py makes them
+            message._holder = self  # type: ignore[attr-defined]
         self._messages.extend(messages)
+        self._tell()
 
     def remove(self, messages: list[Msg]) -> None:
         gone = set(map(id, messages))
         self._messages = deque((message for message in self._messages if id(message) not in gone), MOST_HELD)
 
-    def forget_ended(self) -> int:
-        """Forget the messages that are acknowledged, and those that nobody but us has any more. Returns how many of
-        these are in flight still: they were dropped without an ack, or returned with a delay."""
-        lost, self._returned = self._returned, 0
+    def end(self, lost: bool = False) -> None:
+        """One is acknowledged, or returned; `lost`: with a delay, so that it stays in flight until that is over."""
+        self._ended, self._lost = self._ended + 1, self._lost + lost
+        self._tell()
+
+    def look(self) -> int:
+        """Forget the messages that are acknowledged, and those that nobody but us has any more. Returns how many are
+        held. Those that were dropped without an ack are lost: they are in flight still."""
+        self._ended = 0
         for _ in range(len(self._messages)):
             message = self._messages.popleft()
             if message._ackd:
                 continue
             if getrefcount(message) <= ONLY_OURS:
-                lost += 1
+                self._lost += 1
             else:
                 self._messages.append(message)
+        return len(self._messages)
+
+    @property
+    def lost(self) -> int:
+        """How many were lost since `take_lost`."""
+        return self._lost
+
+    def take_lost(self) -> int:
+        lost, self._lost = self._lost, 0
         return lost
 
-    async def _nak(self, reference: ref[Msg], delay: float | None = None) -> None:
-        if (message := reference()) is not None:
-            await Msg.nak(message, delay)
-            self._returned += bool(delay)
+    def _tell(self) -> None:
+        if len(self._messages) - self._ended == 1:
+            self._on_last()
+
+
+class HeldMessage(Msg):
+    """A message that says when it ends. It refers to nothing that refers to it for longer than it is held."""
+
+    _holder: HeldMessages
+
+    async def ack(self) -> None:
+        await super().ack()
+        self._holder.end()
+
+    async def ack_sync(self, timeout: float = 1) -> Msg:
+        answer = await super().ack_sync(timeout)
+        self._holder.end()
+        return answer
+
+    async def nak(self, delay: float | None = None) -> None:
+        await super().nak(delay)
+        self._holder.end(lost=bool(delay))
+
+    async def term(self) -> None:
+        await super().term()
+        self._holder.end()

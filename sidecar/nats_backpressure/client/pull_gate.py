@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -13,19 +14,15 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
 from nats_backpressure.client.client import CLOSE_TIMEOUT, BackpressureClient
+from nats_backpressure.client.grant_questions import GRANT_SECONDS, GrantQuestions
 from nats_backpressure.client.held_messages import HeldMessages
 from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.pulls import BATCH_WAIT, Pulls
-from nats_backpressure.client.requests import Answer
 from nats_backpressure.client.state_watch import LINK_POLL
 
-GRANT_SECONDS = 1.0
-"""Seconds for which the sidecar counts a grant: no pull waits longer before the gate asks again."""
-MIN_WAIT, MAX_WAIT = 0.01, 1.0
-"""Seconds between two questions while nothing is granted, whatever the answer says."""
-KEEPS_SIZE = 30.0
-"""Seconds without a grant for which the size of the last one holds: that of the sidecar's restart, after which a burst
-would take in flight past its mark."""
+EARLY_BELOW = 0.5
+"""Seconds per message up to which the next question is asked early: an early grant must not be over before the last
+message is done, and where messages take longer the wait for an answer does not count."""
 LATE_POLL = 0.05
 """Seconds between two looks for late messages while nothing is granted."""
 
@@ -54,16 +51,22 @@ class PullGate:
                 "to a push or ordered consumer the server sends without being asked"
             )
         self._client, self._subscription, self._subject = client, subscription, subject
-        self._stream, self._consumer = stream or subscription._stream, consumer or subscription._consumer
-        self._grant_seconds = grant_seconds
         self._turn = asyncio.Lock()
         self._inbox = Inbox(subscription._nc)
-        self._unused = 0
-        """What is left of the last grant."""
-        self._held = HeldMessages()
-        self._size, self._answered_at = 0, -math.inf
-        """The last grant that was not 0, and when it was given."""
-        self._pulls = Pulls(subscription, batch_wait)
+        self._pulls, self._held = Pulls(subscription, batch_wait), HeldMessages(on_last=self._ask_early)
+        decide = partial(
+            client.decide,
+            subject,
+            "consumer",
+            stream=stream or subscription._stream,
+            consumer=consumer or subscription._consumer,
+            inbox=self._inbox,
+        )
+        self._questions = GrantQuestions(decide, self._held, lambda: self._pulls.kept, grant_seconds)
+        self._batch, self._returned, self._returned_at = 0, 0, -math.inf
+        """The last fetch: what it asked for, how many it returned, and when."""
+        self._per_message = math.inf
+        """Seconds that the worker took for each of those before."""
         self._abandoned: asyncio.Task[tuple[list[Msg], float]] | None = None
         """The pull of a fetch that was cancelled, while it goes on."""
 
@@ -80,6 +83,7 @@ class PullGate:
             raise ValueError("nats: invalid batch size")
         if timeout is not None and timeout <= 0:
             raise ValueError("nats: invalid fetch timeout")
+        self._note_work(batch)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             messages, wait = await self._pull_in_turn(batch, left, deadline)
@@ -107,6 +111,7 @@ class PullGate:
         if (pull := self._abandoned) is not None:
             pull.cancel()
             await asyncio.wait({pull}, timeout=CLOSE_TIMEOUT)
+        self._questions.close()
         await self._subscription.unsubscribe()
         await self._inbox.close()
 
@@ -163,28 +168,12 @@ class PullGate:
         if self._subscription._nc.is_reconnecting:
             # nats-py would keep the pull for the next connection: after an outage the server would serve all of them.
             return [], LINK_POLL
-        asked_at, unused, self._unused = time.monotonic(), self._unused, 0
-        lost = self._held.forget_ended()
-        decision = await self._client.decide(
-            self._subject,
-            "consumer",
-            max_messages=batch,
-            stream=self._stream,
-            consumer=self._consumer,
-            unused=unused,
-            held=len(self._held) + self._pulls.kept,
-            lost=lost,
-            inbox=self._inbox,
-        )
-        n, wait = self._grant(decision, batch)
-        self._unused = n if decision.failed_open is None else 0  # what was never granted is not given back
-        if not n:
+        grant = await self._questions.ask(batch)
+        if not grant.n:
             self._client.stats.count("held_back", self._subject)
-            return [], wait
-        left = min(deadline, asked_at + self._grant_seconds) - time.monotonic()
-        if left <= 0:
-            return [], 0.0
-        return await self._pulls.pull(n, left), 0.0
+            return [], grant.wait
+        left = min(deadline - time.monotonic(), self._questions.left(grant))
+        return (await self._pulls.pull(grant.n, left) if left > 0 else []), 0.0
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not once a late message is here."""
@@ -192,16 +181,18 @@ class PullGate:
         while (left := until - time.monotonic()) > 0 and not self.pending_msgs:
             await asyncio.sleep(min(left, LATE_POLL))
 
-    def _grant(self, decision: Answer, batch: int) -> tuple[int, float]:
-        """How many to pull, and the seconds to wait if none."""
-        now = time.monotonic()
-        if decision.failed_open is not None or decision.pull is None:
-            keeps = self._size and now < self._answered_at + KEEPS_SIZE
-            return min(batch, self._size) if keeps else batch, 0.0
-        n = min(batch, decision.pull.max_messages)
-        if n > 0:
-            self._size, self._answered_at = n, now
-        return n, min(MAX_WAIT, max(MIN_WAIT, decision.pull.wait_ms / 1000))
+    def _note_work(self, batch: int) -> None:
+        self._batch = batch
+        if self._returned:
+            self._per_message = (time.monotonic() - self._returned_at) / self._returned
+            self._returned = 0
+
+    def _ask_early(self) -> None:
+        """Unless somebody pulls: a worker alone, at its last message, will do so next."""
+        if self._per_message > EARLY_BELOW or self._turn.locked():
+            return
+        if question := self._questions.ask_early(self._batch):
+            self._client.cancel_at_close(question)
 
     def _take_back(self, messages: list[Msg]) -> None:
         """Keep messages that were pulled for the next fetch."""
@@ -209,7 +200,8 @@ class PullGate:
         self._pulls.keep(messages)
 
     def _count(self, messages: list[Msg]) -> list[Msg]:
-        self._unused = max(0, self._unused - len(messages))
+        self._questions.pulled(len(messages))
+        self._returned, self._returned_at = len(messages), time.monotonic()
         self._held.add(messages)
         for _ in messages:
             self._client.stats.count("pulled", self._subject)

@@ -1,0 +1,108 @@
+"""GrantQuestions: asks the sidecar how many messages may be pulled; early, where a worker would wait for the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+
+from msgspec import Struct
+
+from nats_backpressure.client.held_messages import HeldMessages
+from nats_backpressure.client.requests import Answer
+
+GRANT_SECONDS = 1.0
+"""Seconds for which the sidecar counts a grant: no pull waits longer before the gate asks again."""
+LEAST_LEFT = 0.1
+"""Seconds of it that an early one must have left."""
+MIN_WAIT, MAX_WAIT = 0.01, 1.0
+"""Seconds between two questions while nothing is granted, whatever the answer says."""
+KEEPS_SIZE = 30.0
+"""Seconds without a grant for which the size of the last one holds: that of the sidecar's restart, after which a burst
+would take in flight past its mark."""
+NO_EARLY = 10.0
+"""Seconds in which nothing is asked early after a fetch came before the last message was done: it may do so always."""
+
+
+class Grant(Struct, frozen=True):
+    n: int
+    wait: float
+    """Seconds until the next question, where `n` is 0."""
+    asked_at: float
+    answered: bool
+
+
+class GrantQuestions:
+    """One question at a time. `decide` is the client's, about this consumer; `kept` returns how many messages are here
+    and were not returned yet."""
+
+    def __init__(
+        self, decide: Callable[..., Awaitable[Answer]], held: HeldMessages, kept: Callable[[], int], seconds: float
+    ) -> None:
+        self._decide, self._held, self._kept, self._seconds = decide, held, kept, seconds
+        self._unused = 0
+        """What is left of the last grant."""
+        self._size, self._answered_at = 0, -math.inf
+        """The last grant that was not 0, and when it was given."""
+        self._answered = False
+        """Whether the last question was."""
+        self._early: asyncio.Task[Grant] | None = None
+        self._no_early_until = -math.inf
+
+    async def ask(self, batch: int) -> Grant:
+        return await self._early_grant(batch) or await self._ask(batch)
+
+    def ask_early(self, batch: int) -> asyncio.Task[Grant] | None:
+        """While somebody works on the last message: it is acknowledged before the grant is pulled."""
+        may = self._early is None and self._answered and time.monotonic() >= self._no_early_until
+        if may and self._held.look() + self._kept() == 1:
+            self._early = asyncio.create_task(self._ask(batch, ahead=1), name="ask early")
+            return self._early
+        return None
+
+    def pulled(self, n: int) -> None:
+        self._unused = max(0, self._unused - n)
+
+    def close(self) -> None:
+        if self._early is not None:
+            self._early.cancel()
+
+    async def _early_grant(self, batch: int) -> Grant | None:
+        """What is left of an early grant, without what is not acknowledged after all."""
+        early, self._early = self._early, None
+        if early is None:
+            return None
+        await asyncio.wait({early})
+        if early.cancelled() or not (grant := early.result()).answered:
+            return None
+        if too_many := self._held.look() + self._kept() + self._held.lost:
+            self._no_early_until = time.monotonic() + NO_EARLY
+        n = min(grant.n, batch) - too_many
+        return Grant(n, 0.0, grant.asked_at, True) if n > 0 and self.left(grant) > LEAST_LEFT else None
+
+    def left(self, grant: Grant) -> float:
+        """Seconds in which it may be pulled."""
+        return grant.asked_at + self._seconds - time.monotonic()
+
+    async def _ask(self, batch: int, ahead: int = 0) -> Grant:
+        asked_at, unused, self._unused = time.monotonic(), self._unused, 0
+        held = self._held.look() + self._kept()
+        decision = await self._decide(
+            max_messages=batch, unused=unused, held=held, lost=self._held.take_lost(), ahead=ahead
+        )
+        n, wait = self._grant(decision, batch)
+        self._answered = decision.failed_open is None
+        self._unused = n if self._answered else 0  # what was never granted is not given back
+        return Grant(n, wait, asked_at, self._answered)
+
+    def _grant(self, decision: Answer, batch: int) -> tuple[int, float]:
+        """How many to pull, and the seconds to wait if none."""
+        now = time.monotonic()
+        if decision.failed_open is not None or decision.pull is None:
+            keeps = self._size and now < self._answered_at + KEEPS_SIZE
+            return min(batch, self._size) if keeps else batch, 0.0
+        n = min(batch, decision.pull.max_messages)
+        if n > 0:
+            self._size, self._answered_at = n, now
+        return n, min(MAX_WAIT, max(MIN_WAIT, decision.pull.wait_ms / 1000))
