@@ -49,6 +49,7 @@ NATS_BOTTOM = {
     *("api", "api_types", "kv", "concurrency_limit", "repeated_consumers", "repeated_list"),
     *("stream_follower", "stream_position", "pull", "policy_limits"),
     *("hint_subscriptions", "denied_rights", "denial_log", "login", "own_streams", "permissions", "remedies"),
+    "other_installations",
 }
 """What the NATS adapters have in common."""
 KEPT_TO = {

@@ -65,6 +65,19 @@ async def test_what_is_read_is_recorded_in_the_order_of_time_and_nothing_is_sent
     assert pending[0] == pending[-1] == 0 and max(pending) == 60
 
 
+async def test_it_says_from_when_on_it_has_all_of_each_stream(tmp_path: Path) -> None:
+    """Begun among replicas that run: it waits for a message that shows all, and no longer than until the next."""
+    replicas = Replicas()
+    async with replicas.running(2):
+        await replicas.clock.run(7.3)
+        began = replicas.clock.now().mono
+        async with listening(replicas.clock, replicas.bus, tmp_path / "r") as one:
+            await replicas.clock.run(SILENT_FOR)
+    (first, *_) = readings(tmp_path / "r")
+    assert 0 < one.listener.complete_after <= SILENT_FOR / 2 + 0.5
+    assert abs(first.at.mono - began - one.listener.complete_after) < 0.5
+
+
 async def test_the_hints_that_replicas_share_are_recorded_once(tmp_path: Path) -> None:
     replicas = Replicas()
     async with replicas.running(2), listening(replicas.clock, replicas.bus, tmp_path / "r"):

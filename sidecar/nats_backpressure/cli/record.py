@@ -44,8 +44,11 @@ def record(target: Target, file: Path, config: Path | None, limit: int) -> None:
     """Write what the replicas of an installation read to FILE, for `replay`, until Ctrl-C or SIGTERM.
 
     It only listens: it publishes and requests nothing, and needs no right but to subscribe to NAME.v1.internal.>.
-    Replicas send each other what they read; a replica alone sends nothing (use its `run --record`). A recording that
-    exists is continued. Exits with 0 when it is stopped, with 78 if the settings or FILE cannot be used, and with 1 if
+    Replicas send each other what they read; a replica alone sends nothing (use its `run --record`). A stream is in it
+    from the next message on that shows all of it, after `observe.max_interval_ms` or a little more while nothing is
+    lost; what began before (a stall, a hold, an alert) begins there in a replay. A recording that exists is continued.
+
+    Exits with 0 when it is stopped, with 78 if the settings or FILE cannot be used, and with 1 if
     FILE cannot be written any further.
     """
     settings = load_or_exit(config) if config else Settings(name=target.names.name)
@@ -133,4 +136,5 @@ async def _listen(target: Target, clock: SystemClock, recorder: Recorder, stop: 
         await listener.run(stop)
     finally:
         await cancel_and_wait([connecting])
-    print_note(f"recorded {listener.readings:,} readings of {len(listener.newest):,} streams")
+    after = f"; it has all of them from {listener.complete_after:.1f} s after its start on" if listener.newest else ""
+    print_note(f"recorded {listener.readings:,} readings of {len(listener.newest):,} streams{after}")

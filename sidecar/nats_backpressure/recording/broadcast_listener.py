@@ -52,7 +52,10 @@ class BroadcastListener:
         self.readings = 0
         self.newest: dict[str, float] = {}
         """When the newest recorded reading of each stream was answered."""
-        self._received_at = clock.now().mono
+        self._began_at = self._received_at = clock.now().mono
+        self.complete_after = 0.0
+        """Seconds after the start at which the newest stream was first recorded: nothing is asked for, and only a
+        message that shows all of a stream can be understood alone."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Record until `stop`, or until nothing can be written any more; then close the file."""
@@ -77,5 +80,7 @@ class BroadcastListener:
             return
         if received.stream != ALL_STREAMS:
             self.readings += 1
+            if received.stream not in self.newest:
+                self.complete_after = self._received_at - self._began_at
             self.newest[received.stream] = received.sent_at
         self._recorder.record_received(received)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -13,6 +12,7 @@ from nats.aio.msg import Msg
 from nats_backpressure.adapters.nats.api import NO_STREAM, WRONG_SEQUENCE, ApiError, JetStreamApi
 from nats_backpressure.adapters.nats.api_types import Moment, StreamInfo
 from nats_backpressure.adapters.nats.login import describe_login
+from nats_backpressure.adapters.nats.other_installations import other_installations, since
 from nats_backpressure.adapters.nats.own_streams import (
     DEFAULTS,
     bucket,
@@ -27,8 +27,7 @@ from nats_backpressure.adapters.nats.patched_client import PatchedClient, settle
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.doctor.facts import Account, Failure, OtherInstallation, OwnStream, Right, Server
-from nats_backpressure.protocol.patterns import BadTail, decode
-from nats_backpressure.protocol.subjects import HEARTBEAT, Names
+from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.ports import Unavailable
 
@@ -41,12 +40,6 @@ NEVER_STORED: Final = {"Nats-Expected-Stream": TRIAL, "Nats-Expected-Last-Sequen
 """Headers with which no stream stores a message."""
 OTHER_STREAM: Final = 10060
 """The error code of a write that expects another stream."""
-RUNS_WITHIN: Final = 60.0
-"""Seconds since its last write within which another installation counts as running: its heartbeat comes often."""
-MOST_OTHERS: Final = 20
-"""Other installations that are looked at."""
-EVENTS: Final = ".v1.event.>"
-"""How the subjects of each installation's events end."""
 
 
 class _Copy(Struct, frozen=True):
@@ -68,7 +61,6 @@ class _State(Struct, frozen=True):
     bytes: int = 0
     last_ts: Moment | None = None
     consumer_count: int = 0
-    subjects: dict[str, int] | None = None
 
 
 class _Details(Struct, frozen=True):
@@ -188,7 +180,7 @@ class FactReader:
             cluster="" if cluster is None else cluster.name,
             leader=cluster is None or bool(cluster.leader),
             consumers=details.state.consumer_count,
-            quiet=_since(details.state.last_ts, details.ts),
+            quiet=since(details.state.last_ts, details.ts),
             absent=tuple(c.name for c in (cluster and cluster.replicas) or () if c.offline or not c.current),
         )
 
@@ -205,24 +197,8 @@ class FactReader:
         return None
 
     async def others(self, looks: Sequence[StreamLook]) -> tuple[OtherInstallation, ...]:
-        """The other installations among these streams that write now, with the subjects that they watch."""
-        subjects = [subject for look in looks for subject in look.subjects if subject.endswith(EVENTS)]
-        names = sorted({subject.removesuffix(EVENTS) for subject in subjects} - {self._names.name})
-        existing = {look.name for look in looks}
-        others = [await self._other(name) for name in names[:MOST_OTHERS] if f"KV_{name}_state" in existing]
-        return tuple(other for other in others if other is not None)
-
-    async def _other(self, name: str) -> OtherInstallation | None:
-        prefix = f"$KV.{Names(name).state_bucket}."
-        try:
-            details = await self._js.api(
-                f"STREAM.INFO.KV_{Names(name).state_bucket}", _Details, {"subjects_filter": f"{prefix}>"}
-            )
-        except Unavailable as error:
-            return OtherInstallation(name, (), self.failure(error))
-        if (quiet := _since(details.state.last_ts, details.ts)) is None or quiet >= RUNS_WITHIN:
-            return None
-        return OtherInstallation(name, tuple(sorted(_decoded(details.state.subjects or {}, prefix))))
+        """The other installations among these streams that run now, with the subjects that they watch."""
+        return await other_installations(self._js, self._names.name, looks, self.failure)
 
     async def rights(self, publish: Sequence[str], subscribe: Sequence[str]) -> tuple[Right, ...]:
         """Whether the server lets us publish and subscribe to these. Each is tried with a message that no API and no
@@ -248,20 +224,3 @@ async def _ignore(message: Msg) -> None:
 def _literal(right: str) -> str:
     """A subject that a right allows."""
     return ".".join(TRIAL if token in ("*", ">") else token for token in right.split("."))
-
-
-def _since(last: datetime | None, now: datetime | None) -> float | None:
-    """Seconds since a stream's last message, by the server's clock where its reply shows it; None without one."""
-    if last is None or last.timestamp() <= 0:
-        return None
-    return (now.timestamp() if now else time.time()) - last.timestamp()
-
-
-def _decoded(keys: dict[str, int], prefix: str) -> Iterator[str]:
-    for key in keys:
-        tail = key.removeprefix(prefix)
-        try:
-            if tail != HEARTBEAT:
-                yield decode(tail)
-        except BadTail:
-            continue
