@@ -661,3 +661,33 @@ async def test_workers_on_separate_connections_never_take_more_than_the_room(
     async with FakeDecisionService(nc, answer), asyncio.timeout(30):
         await asyncio.gather(*(work() for _ in range(4)))
     assert done == 200 and most <= room
+
+
+@pytest.mark.parametrize("end", ["unsubscribe", "leave", "client"])
+async def test_a_gate_that_ends_says_so_and_gives_back_what_it_did_not_pull(
+    nc: Client, subscription: Subscription, end: str
+) -> None:
+    await publish(nc, 3)
+    async with FakeDecisionService(nc, grants(5)) as service, BackpressureClient(nc, report_every=None) as client:
+        PullGate(client, subscription, SUBJECT)  # has nothing to give back
+        gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+        first, *others = await gate.fetch(5)
+        await first.ack()
+        if end == "client":
+            await client.close()
+        else:
+            await getattr(gate, end)()
+    asked = [question for _, question in service.requests]
+    assert [question.get("leaving", False) for question in asked] == [False, True]
+    assert (asked[1]["unused"], asked[1]["held"]) == (2, len(others)) == (2, 2)
+
+
+async def test_a_gate_that_pulls_while_its_client_closes_does_not_leave(nc: Client, subscription: Subscription) -> None:
+    async with FakeDecisionService(nc, grants(5)) as service, asyncio.timeout(30):
+        async with BackpressureClient(nc, report_every=None) as client:
+            fetching = asyncio.create_task(PullGate(client, subscription, SUBJECT, grant_seconds=60).fetch(5))
+            while not (await subscription.consumer_info()).num_waiting:
+                await asyncio.sleep(0.01)
+        await publish(nc, 1)
+        assert len(await fetching) == 1
+    assert not any(question.get("leaving") for _, question in service.requests)

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.core.subject.state import SubjectState
-from nats_backpressure.protocol.messages import Forgotten
+from nats_backpressure.protocol.messages import Forgotten, Pull
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, RequestRefused
 from nats_backpressure.queries.dispatch import answers
 from tests.fakes.view import NOW, OVERLOADED, SUBJECT, FakeServiceView, decision_service, member, subject
@@ -46,6 +46,12 @@ def test_a_decision_is_returned_and_counted(endpoint: str, request_: Any, role: 
     assert counted.decisions == [(SUBJECT, role, action, None)]
     preview = decide(counted, endpoint, SUBJECT, replace(request_, preview=True), subject(member(**OVERLOADED)))
     assert preview == decision and len(counted.decisions) == 1, "what only people look at is not counted"
+
+
+def test_the_last_question_of_one_that_ends_is_granted_nothing_and_not_counted() -> None:
+    counted, request = Counted(), ConsumerRequest(held=0, leaving=True)
+    decision = decide(counted, "decide-consumer", SUBJECT, request, subject(member(inflight=0)))
+    assert decision.pull == Pull(0, 0) and not counted.decisions
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,8 @@ class World:
             await self.clock.sleep(EVERY)
             self.read()
 
-    def ask(self, replica: int, asker: str, asked: int, held: int | None = None) -> int:
-        now, request = self.clock.now().mono, ConsumerRequest(asked, held=held)
+    def ask(self, replica: int, asker: str, asked: int, held: int | None = None, *, leaving: bool = False) -> int:
+        now, request = self.clock.now().mono, ConsumerRequest(asked, held=held, leaving=leaving)
         n = self.pulls[replica].grant(PullRequest(request, [], (self.member,), None), asker, now).n
         self.granted.append((now, n))
         return n
@@ -153,20 +153,26 @@ async def test_what_another_granted_is_free_again_once_it_is_delivered_and_ackno
     workers=st.integers(1, 24),
     more=st.integers(0, 30),
     delay=st.sampled_from([(0.0, 0.0), (0.0, 0.01), (0.01, 0.01)]),
+    replaced=st.sampled_from([0.0, 0.1, 0.5]),
     seed=st.integers(0, 2**16),
 )
 async def test_workers_that_report_what_they_hold_wait_for_nobody_and_keep_the_mark_at_any_replicas(
-    replicas: int, workers: int, more: int, delay: tuple[float, float], seed: int
+    replicas: int, workers: int, more: int, delay: tuple[float, float], replaced: float, seed: int
 ) -> None:
-    """Each works off what it has and asks again, at whichever replica; what is in flight is read now and then."""
+    """Each works off what it has and asks again, at whichever replica, or leaves, and another one takes its place; what
+    is in flight is read now and then."""
     mark, rng = workers + more, random.Random(seed)
     async with running(replicas, mark) as world:
         world.bus.delay = delay
-        held, most, refused = [0] * workers, 0, 0
+        held, most, refused, generations = [0] * workers, 0, 0, [0] * workers
         for step in range(60):
             for worker in rng.sample(range(workers), workers):
                 held[worker] = rng.choice([0, 0, held[worker] // 2])
-                n = world.ask(rng.randrange(replicas), f"worker-{worker}", 10, held[worker])
+                if held[worker] == 0 and rng.random() < replaced:
+                    world.ask(rng.randrange(replicas), f"{worker}.{generations[worker]}", 10, 0, leaving=True)
+                    generations[worker] += 1
+                    await world.clock.run(0.02)
+                n = world.ask(rng.randrange(replicas), f"{worker}.{generations[worker]}", 10, held[worker])
                 held[worker] += n
                 world.delivered += n
                 world.inflight = sum(held)

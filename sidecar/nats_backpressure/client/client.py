@@ -8,7 +8,8 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -41,6 +42,12 @@ FIRST_PAUSE, LAST_PAUSE = 0.1, 1.0
 """Seconds between two tries of a publish that waits, doubling, with jitter."""
 CLOSE_TIMEOUT = 1.0
 """Seconds for each step of closing."""
+
+
+class Leaves(Protocol):
+    """Who asks for pulls, and can say that it asks no more."""
+
+    async def leave(self) -> None: ...
 
 
 class BackpressureClient(LocalAdmission):
@@ -83,6 +90,7 @@ class BackpressureClient(LocalAdmission):
         self._events: list[EventSubscription] = []
         self._pulls: set[asyncio.Task[Any]] = set()
         """Of pull gates whose fetch was cancelled: one for each gate at most."""
+        self._gates = WeakSet[Leaves]()
 
     @classmethod
     def fixed(
@@ -119,6 +127,7 @@ class BackpressureClient(LocalAdmission):
         held: int | None = None,
         lost: int = 0,
         ahead: int = 0,
+        leaving: bool = False,
         inbox: Inbox | None = None,
         timeout: float = TIMEOUT,
     ) -> Answer:
@@ -127,7 +136,8 @@ class BackpressureClient(LocalAdmission):
         An unknown priority counts as `normal`, an `attempt` below 1 as 1, and `max_messages` beyond what the sidecar
         grants at once (10,000) as that. `unused` are messages of the last grant that are given back, `held` those that
         were pulled and are not acknowledged (`ahead` of which are before the next pull), `lost` those that will not
-        be; who reports them asks from an inbox of its own. Raises ValueError for
+        be; who reports them asks from an inbox of its own, and says with `leaving` that it asks no more: nothing is
+        granted then. Raises ValueError for
         another role, or fewer than one message.
 
         Without an answer within `timeout` seconds the decision is to continue, and `failed_open` says why; during an
@@ -139,21 +149,11 @@ class BackpressureClient(LocalAdmission):
             if max_messages < 1:
                 raise ValueError(f"max_messages must be at least 1, not {max_messages}")
             max_messages = min(max_messages, MOST_MESSAGES)
-            return await self._requests.decide(
-                subject,
-                role,
-                {
-                    "max_messages": max_messages,
-                    "stream": stream,
-                    "consumer": consumer,
-                    "unused": unused,
-                    "held": held,
-                    "lost": lost,
-                    "ahead": ahead,
-                },
-                timeout,
-                inbox,
+            pull: dict[str, Any] = {"max_messages": max_messages, "stream": stream, "consumer": consumer}
+            pull |= {"unused": unused, "held": held, "lost": lost, "ahead": ahead} | (
+                {"leaving": True} if leaving else {}
             )
+            return await self._requests.decide(subject, role, pull, timeout, inbox)
         fields = {"attempt": max(1, min(attempt, MOST_ATTEMPTS)), "priority": self._known(priority, subject)}
         return await self._requests.decide(subject, role, fields, timeout)
 
@@ -217,8 +217,15 @@ class BackpressureClient(LocalAdmission):
         self._pulls.add(pull)
         pull.add_done_callback(self._pulls.discard)
 
+    def leave_at_close(self, gate: Leaves) -> None:
+        """For one that asks for pulls: `close` has it leave, if it is in use until then."""
+        self._gates.add(gate)
+
     async def close(self) -> None:
         """Stop following and asking; `admit` goes on with the states it has, as they age."""
+        leaving = [asyncio.create_task(gate.leave()) for gate in tuple(self._gates)]
+        if leaving:
+            await asyncio.wait(leaving, timeout=CLOSE_TIMEOUT)
         tasks, self._tasks, self._started = [*self._tasks, *self._pulls], [], False
         for task in tasks:
             task.cancel()

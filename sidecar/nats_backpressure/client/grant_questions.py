@@ -41,8 +41,8 @@ class GrantQuestions:
         self, decide: Callable[..., Awaitable[Answer]], held: HeldMessages, kept: Callable[[], int], seconds: float
     ) -> None:
         self._decide, self._held, self._kept, self._seconds = decide, held, kept, seconds
-        self._unused = 0
-        """What is left of the last grant."""
+        self._unused = self._unseen = 0
+        """What is left of the last grant, and what was delivered with a pull that was cancelled, if it was."""
         self._size, self._answered_at = 0, -math.inf
         """The last grant that was not 0, and when it was given."""
         self._answered = False
@@ -64,9 +64,17 @@ class GrantQuestions:
     def pulled(self, n: int) -> None:
         self._unused = max(0, self._unused - n)
 
-    def close(self) -> None:
-        if self._early is not None:
-            self._early.cancel()
+    def cut_off(self) -> None:
+        """A pull is cancelled: what it was granted may have been delivered, and nobody acknowledges it."""
+        self._unseen, self._unused = self._unused, 0
+
+    async def leave(self) -> None:
+        """Ask no more, or as a new one: what was granted and not pulled is given back."""
+        early, self._early = self._early, None
+        if early is not None:
+            await asyncio.wait({early})
+        await self._ask(1, leaving=True)
+        self._unused = 0
 
     async def _early_grant(self, batch: int) -> Grant | None:
         """What is left of an early grant, without what is not acknowledged after all."""
@@ -85,11 +93,11 @@ class GrantQuestions:
         """Seconds in which it may be pulled."""
         return grant.asked_at + self._seconds - time.monotonic()
 
-    async def _ask(self, batch: int, ahead: int = 0) -> Grant:
+    async def _ask(self, batch: int, *, ahead: int = 0, leaving: bool = False) -> Grant:
         asked_at, unused, self._unused = time.monotonic(), self._unused, 0
-        held = self._held.look() + self._kept()
+        held, self._unseen = self._held.look() + self._kept() + self._unseen, 0
         decision = await self._decide(
-            max_messages=batch, unused=unused, held=held, lost=self._held.take_lost(), ahead=ahead
+            max_messages=batch, unused=unused, held=held, lost=self._held.take_lost(), ahead=ahead, leaving=leaving
         )
         n, wait = self._grant(decision, batch)
         self._answered = decision.failed_open is None

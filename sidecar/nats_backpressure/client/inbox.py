@@ -38,6 +38,11 @@ class Inbox:
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         """By reply subject; as many as requests are under way."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was used, and not closed since."""
+        return self._subscription is not None and not self._subscription._closed
+
     async def request(self, subject: str, payload: bytes, timeout: float) -> Msg:
         """Raises TimeoutError after `timeout` seconds, NoRespondersError, and what a publish raises."""
         async with self._subscribing:
@@ -58,7 +63,7 @@ class Inbox:
 
     async def close(self) -> None:
         # Also while it connects again, or the next connection would have it.
-        if self._subscription is not None and not self._subscription._closed and not self._nc.is_closed:
+        if self._subscription is not None and self.is_open and not self._nc.is_closed:
             await self._subscription.unsubscribe()
 
     async def _receive(self, message: Msg) -> None:

@@ -52,6 +52,7 @@ class PullGate:
             )
         self._client, self._subscription, self._subject = client, subscription, subject
         self._turn = asyncio.Lock()
+        client.leave_at_close(self)
         self._inbox = Inbox(subscription._nc)
         self._pulls, self._held = Pulls(subscription, batch_wait), HeldMessages(on_last=self._ask_early)
         decide = partial(
@@ -107,13 +108,21 @@ class PullGate:
         return await self._subscription.consumer_info()
 
     async def unsubscribe(self) -> None:
-        """Ends a pull that nobody waits for any more, too. Raises what the subscription's own does."""
+        """Leaves, and ends a pull that nobody waits for any more. Raises what the subscription's own does."""
         if (pull := self._abandoned) is not None:
+            self._questions.cut_off()
             pull.cancel()
             await asyncio.wait({pull}, timeout=CLOSE_TIMEOUT)
-        self._questions.close()
+        await self.leave()
         await self._subscription.unsubscribe()
         await self._inbox.close()
+
+    async def leave(self) -> None:
+        """Give the gate's part of the mark to other gates: this one asks no more, or as a new one. Closing the client
+        does that, too. Without it the sidecar notices within seconds."""
+        if self._inbox.is_open and not self._turn.locked():
+            await self._questions.leave()
+            await self._inbox.close()
 
     @property
     def pending_msgs(self) -> int:

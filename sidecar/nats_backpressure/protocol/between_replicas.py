@@ -72,6 +72,10 @@ class SharedGrant(Struct, frozen=True):
     """How many messages it asked for."""
     lost: Annotated[int, Meta(ge=0)] = 0
     """What the asker reported as lost."""
+    leaving: bool = False
+    """Whether it asks no more."""
+    unused: Annotated[int, Meta(ge=0)] = 0
+    """What a leaving one gives back."""
 
 
 class Grants(Struct, frozen=True):

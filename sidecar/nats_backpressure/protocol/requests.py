@@ -69,6 +69,13 @@ class ConsumerRequest(Struct, frozen=True):
             "works on its last one.",
         ),
     ] = 0
+    leaving: Annotated[
+        bool,
+        Meta(
+            description="The asker asks no more: nothing is granted, what it was granted is given back, and its part "
+            "goes to the others, or to one that takes its place. Not counted."
+        ),
+    ] = False
     preview: Annotated[
         bool, Meta(description="For people who look: the answer is not counted, and what it grants is not reserved.")
     ] = False

@@ -58,7 +58,7 @@ def answers(
         started = time.perf_counter()
         decision = function(subject, *arguments, now)
         seconds = time.perf_counter() - started
-        if not arguments[0].preview:
+        if not arguments[0].preview and not getattr(arguments[0], "leaving", False):
             metrics.decision(label(decision, decisions, now), decision.role, decision.action, seconds, decision.would)
         return decision
 

@@ -93,7 +93,7 @@ class ConsumerDecisions(EncodedDecisions[_ConsumerReply]):
 
     def _made(self, entry: Entry[_ConsumerReply], payload: bytes, now: Now) -> _ConsumerReply | None:
         request = parse(payload, ConsumerRequest)
-        if request.preview:
+        if request.preview or request.leaving:
             return None
         reply = _ConsumerReply(pull_request(entry.asked, entry.answers, request, now))
         # Of the size of all others, nearly; it is measured before anything is granted.

@@ -67,7 +67,7 @@ def pull_action(n: int, asked: int) -> Action:
 
 def asked_of(request: ConsumerRequest, requester: str) -> Asked:
     ahead = min(request.ahead, request.held or 0)
-    return Asked(request.max_messages, requester, request.unused, request.held, request.lost, ahead)
+    return Asked(request.max_messages, requester, request.unused, request.held, request.lost, ahead, request.leaving)
 
 
 class PullGrants:
@@ -85,6 +85,8 @@ class PullGrants:
         """Grant what all consumers have room for; it is counted with each of them."""
         request = pull.asked
         asked = asked_of(request, requester[-LONGEST_REQUESTER:])
+        if asked.leaving:
+            return self._leave((*pull.enforced, *(pull.observed or ())), asked, now)
         grant = self._grant(pull.enforced, asked, now)
         would = None
         if pull.observed is not None:
@@ -102,8 +104,18 @@ class PullGrants:
     def add_foreign(self, replica: str, grant: SharedGrant, reading: Reading, now: float) -> None:
         """Count what another replica granted; `reading` is the newest one of the consumer."""
         tracker = self._tracker(ConsumerKey(grant.stream, grant.consumer))
-        asked = Asked(max(grant.n, grant.wants), grant.asker, held=grant.held, lost=grant.lost)
+        asked = Asked(max(grant.n, grant.wants), grant.asker, grant.unused, held=grant.held, lost=grant.lost)
+        if grant.leaving:
+            tracker.leave(asked, reading, now)
+            return
         tracker.add_foreign(replica, grant.n, asked, reading, now)
+
+    def _leave(self, members: tuple[Member, ...], asked: Asked, now: float) -> Granted:
+        for member in members:
+            if member.reading is not None:
+                self._tracker(member.key).leave(asked, member.reading, now)
+                self.on_grant(member.key, 0, asked)
+        return Granted(0, 0, None)
 
     def _grant(self, members: tuple[Member, ...], asked: Asked, now: float) -> Grant:
         smallest, trackers = Grant(asked.n, 0.0), {}

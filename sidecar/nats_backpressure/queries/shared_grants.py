@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from nats_backpressure.core.admission.requesters import Asked
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.protocol.between_replicas import (
@@ -46,9 +48,8 @@ class SharedGrants:
             return
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
-        self._unsent.append(
-            SharedGrant(key.stream, key.consumer, n, asked.requester, asked.held_beside(n), asked.n, asked.lost)
-        )
+        grant = SharedGrant(key.stream, key.consumer, n, asked.requester, asked.held_beside(n), asked.n, asked.lost)
+        self._unsent.append(replace(grant, leaving=True, unused=asked.unused) if asked.leaving else grant)
         if len(self._unsent) == MOST_GRANTS:
             self._send()
 

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from nats_backpressure.core.admission.mark_parts import level_of, parts_of
 from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Grant
-from nats_backpressure.core.admission.requesters import REPORT_LIFE
+from nats_backpressure.core.admission.requesters import REPORT_LIFE, Asked
 from nats_backpressure.core.admission.wanting import WANTS_FOR
 from nats_backpressure.core.model.member import Latches, Member
 from nats_backpressure.core.model.reading import Reading
@@ -348,6 +348,36 @@ def test_workers_that_replace_others_get_their_part_at_once() -> None:
         acked.append(simulation.js.acked - before)
     assert min(acked) >= 0.7 * max(acked), acked
     assert not simulation.too_many
+
+
+class Replaced(Simulation):
+    """Each worker is replaced by a new one after each pull, once it has handled what it pulled."""
+
+    leave = True
+    """Whether those that end say so."""
+
+    def work(self, worker: Worker) -> None:
+        had = bool(worker.holding)
+        super().work(worker)
+        if had and not worker.holding:
+            asked = Asked(worker.batch, worker.name, worker.unused, held=0, leaving=True)
+            if self.leave and self.member.reading is not None:
+                self.decisions.leave(asked, self.member.reading, self.now)
+            worker.name, worker.unused = f"{worker.name}+", 0
+
+
+@pytest.mark.parametrize(("n", "mark", "batch"), [(1, 40, 10), (10, 40, 10), (4, 20, 10), (20, 40, 10), (20, 20, 10)])
+def test_a_new_worker_for_each_batch_loses_no_capacity_where_those_before_left(n: int, mark: int, batch: int) -> None:
+    policy, rates = Policy(inflight=InflightRule(mark, mark, mark)), {}
+    for kind in (Simulation, Replaced):
+        workers = [Worker(f"{i}", batch, 0.05, 0.0, reports=True) for i in range(n)]
+        simulation = kind(JetStream(100_000, 100_000, 60.0), workers, policy, tick=0.01)
+        simulation.run(5.0)
+        before = simulation.js.acked
+        simulation.run(25.0)
+        rates[kind] = simulation.js.acked - before
+        assert not simulation.too_many
+    assert rates[Replaced] >= 0.9 * rates[Simulation], rates
 
 
 class SideBySide(Simulation):

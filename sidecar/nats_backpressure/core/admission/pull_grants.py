@@ -130,6 +130,12 @@ class GrantTracker:
         if n > 0:
             self._count(n, asked.requester, now)
 
+    def leave(self, asked: Asked, reading: Reading, now: float) -> None:
+        """A requester asks no more."""
+        self._grants.give_back(asked.requester, asked.unused)
+        held = 0 if reading.acks_all else asked.held or 0
+        self._requesters.leave(asked.requester, held, reading, now)
+
     def _count(self, n: int, requester: str, now: float) -> None:
         self._revival.record_grant(now)
         self._grants.add(n, requester, now)

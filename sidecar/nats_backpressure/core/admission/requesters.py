@@ -48,6 +48,8 @@ class Asked(Struct, frozen=True):
     with a delay."""
     ahead: int = 0
     """How many of those it holds are acknowledged before it pulls."""
+    leaving: bool = False
+    """Whether it asks no more, and pulls nothing of its last grant."""
 
     def held_beside(self, n: int) -> int | None:
         """What counts as held beside a grant of `n`: at no moment it holds what it acknowledges before as well."""
@@ -99,7 +101,8 @@ class Requesters:
         if held is None:
             self._plain_until = now + PLAIN_FOR
             return
-        self._new = "" if self._wanting.is_known(requester, now) else requester
+        known = self._wanting.is_known(requester, now) or self._wanting.takes_place(now)
+        self._new = "" if known else requester
         self._forget(reading, now)
         report = self._reports.pop(requester, None)
         n = max(0, asked.n - asked.ahead)
@@ -107,6 +110,15 @@ class Requesters:
             self._forget_parts()
         self._reports[requester] = _Report(held, asked.ahead, held + n, now)
         self._add(held - (report.most if report else 0), now)
+
+    def leave(self, requester: str, held: int, reading: Reading, now: float) -> None:
+        """It asks no more. What it holds still is acknowledged by nobody who reports that."""
+        self._read(reading, now)
+        if (report := self._reports.pop(requester, None)) is not None:
+            self._forget_parts()
+            self._add(-report.most, now)
+            self._add_gone(held, now, reading, now)
+        self._wanting.leave(requester, now)
 
     def grant(self, requester: str, n: int, now: float) -> None:
         """`n` messages are granted, after `ask`."""

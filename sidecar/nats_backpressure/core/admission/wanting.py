@@ -28,6 +28,8 @@ class _Known(Struct):
     """What it reported to hold, and what it was granted since."""
     per_message: float
     """Seconds that it took for one when it last pulled any, with its wait for the first."""
+    left: bool = False
+    """Whether it asks no more, and one that is not known may take its place."""
 
     @property
     def until(self) -> float:
@@ -51,6 +53,20 @@ class Wanting:
             del self._known[next(iter(self._known))]
         return known is None or held + n > known.wants or now >= known.until
 
+    def leave(self, requester: str, now: float) -> None:
+        """It asks no more. Its part is kept for a moment for one that takes its place."""
+        if (known := self._known.pop(requester, None)) is not None:
+            self._known[requester] = _Known(now, known.wants, 0, 0.0, left=True)
+
+    def takes_place(self, now: float) -> bool:
+        """Whether one that is not known takes the place of one that left: just now, or of the last one of all. Then
+        nobody else can take it."""
+        places = [name for name, known in self._known.items() if known.left and now - known.at < KNOWN_FOR]
+        if not places or (now >= self._known[places[-1]].until and self.any(now)):
+            return False
+        del self._known[places[-1]]
+        return True
+
     def grant(self, requester: str, n: int) -> None:
         if (known := self._known.get(requester)) is not None:
             known.has += n
@@ -63,7 +79,7 @@ class Wanting:
             known.has = min(known.has, inflight)
 
     def is_known(self, requester: str, now: float) -> bool:
-        return (known := self._known.get(requester)) is not None and now - known.at < KNOWN_FOR
+        return (known := self._known.get(requester)) is not None and not known.left and now - known.at < KNOWN_FOR
 
     def wants(self, now: float) -> dict[str, int]:
         return {name: known.wants for name, known in self._known.items() if now < known.until}
