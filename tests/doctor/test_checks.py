@@ -218,6 +218,12 @@ def test_policies_are_said_to_be_in_force_only_where_there_are_any(changes: Any,
             id="an account without room for a consumer",
         ),
         pytest.param(
+            "resources",
+            {"own": own(1, consumers=2, max_consumers=2)},
+            *("warning", "KV_backpressure_state has 2 of 2 consumers", "`nats consumer ls KV_backpressure_state`"),
+            id="a bucket without room for a consumer",
+        ),
+        pytest.param(
             "copies",
             {"own": tuple(replace(each, cluster="c") for each in OWN)},
             "warning",

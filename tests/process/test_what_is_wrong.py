@@ -251,6 +251,33 @@ async def test_without_room_for_its_consumers_it_works_and_says_what_that_costs(
         assert "no more consumers: raise its max_consumers" in said["hint"]
 
 
+@pytest.mark.slow
+async def test_where_others_have_all_consumers_it_starts_at_once_and_uses_its_own_when_there_is_room(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    config = account(jetstream="{max_consumers: 1}")
+    server = await start_server(config)
+    await add_router(server, config)
+    async with await nats.connect(server.url, user="admin", password="a") as nc:
+        js = nc.jetstream()
+        buckets = [await js.create_key_value(bucket=f"backpressure_{kind}") for kind in ("state", "policy")]
+        watchers = [await bucket.watchall() for bucket in buckets]
+        async with sidecar_of(tmp_path, server, config) as sidecar:
+            await sidecar.observing()
+            said = await line(sidecar, "bucket.read_singly", lambda each: True, stream="KV_backpressure_state")
+            assert "no more consumers" in said["hint"]
+            await line(sidecar, "stream.not_followed", lambda each: each["level"] == "warning")
+            assert not lines(sidecar, "stage.failing")
+            server.reload(ALL)
+
+            async def followed() -> bool:
+                return (await js.stream_info("KV_backpressure_state")).state.consumer_count == 2
+
+            await eventually(followed, "a consumer of its own", 60)
+        for watcher in watchers:
+            await watcher.stop()
+
+
 async def test_an_import_without_the_buckets_is_a_warning(start_server: StartServer, tmp_path: Path) -> None:
     """The API alone is imported: the streams are created in the other account, and no state is ever stored."""
     server = await start_server(

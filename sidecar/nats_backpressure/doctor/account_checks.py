@@ -8,12 +8,13 @@ from typing import Final
 from nats_backpressure.doctor.facts import Account, Facts
 from nats_backpressure.doctor.findings import Finding, error, warning
 from nats_backpressure.doctor.right_costs import FILE_ALONE, NOT_STORED
-from nats_backpressure.doctor.text import names
+from nats_backpressure.doctor.text import count, names
 
 FULL: Final = (
     "changes of a status are neither stored nor published: a refusal that is stored stays, and gateways that watch "
     "admit a new overload"
 )
+NO_CONSUMER: Final = "a replica without a consumer there reads what others store by one request each, and late"
 NEEDED: Final = 65_536
 """Bytes of storage below which the next states and events soon find no room."""
 NEARLY: Final = 0.8
@@ -62,9 +63,9 @@ def _consumers(facts: Facts, has: Account) -> Iterator[Finding]:
     taken = [each for each in facts.own if each.exists and 0 <= has.max_consumers <= each.consumers]
     if taken:
         yield warning(
-            f"{names(each.name for each in taken)}: the account allows {has.max_consumers:,} consumers of a stream, "
-            "and they are there",
-            "what a replica reads there with a consumer of its own waits until another one is gone",
+            f"{names(each.name for each in taken)}: the account allows {count(has.max_consumers, 'consumer')} of a "
+            "stream, and no other has room",
+            NO_CONSUMER,
             f"{RAISE}; who reads there: nats consumer ls {taken[0].name}",
         )
 

@@ -69,6 +69,8 @@ class OwnStream(Struct, frozen=True):
     absent: tuple[str, ...] = ()
     """Servers that should have a copy and do not follow."""
     consumers: int = 0
+    max_consumers: int = -1
+    """What it allows; -1: without a limit of its own."""
     quiet: float | None = 0.0
     """Seconds since the last message was stored there; None where there was none."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from nats_backpressure.doctor.account_checks import FULL
+from nats_backpressure.doctor.account_checks import FULL, NO_CONSUMER
 from nats_backpressure.doctor.facts import Facts, OwnStream
 from nats_backpressure.doctor.findings import Finding, error, note, unknown, warning
 from nats_backpressure.doctor.own_stream_costs import ON_DOWN_SERVERS, cost_without, is_down
 from nats_backpressure.doctor.right_costs import FILE_ALONE, NOT_STORED
-from nats_backpressure.doctor.text import names
+from nats_backpressure.doctor.text import count, names
 from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.captured_subjects import request_subjects
@@ -38,6 +38,13 @@ def resources(facts: Facts) -> Iterator[Finding]:
             yield _missing(facts, stream)
         else:
             yield from _differing(stream)
+            if 0 <= stream.max_consumers <= stream.consumers:
+                yield warning(
+                    f"{stream.name} has {stream.consumers:,} of {count(stream.max_consumers, 'consumer')}",
+                    NO_CONSUMER,
+                    f"remove one that nobody needs (`nats consumer ls {stream.name}`), or make the stream again without "
+                    "max_consumers",
+                )
 
 
 def _missing(facts: Facts, stream: OwnStream) -> Finding:

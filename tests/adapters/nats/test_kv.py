@@ -113,6 +113,29 @@ async def test_without_a_right_to_use_a_consumer_keys_are_read_one_by_one_and_th
         assert denied_at_once in line["error"] if denied_at_once != right else line["error"] == "nothing came in time"
 
 
+async def test_without_room_for_a_consumer_keys_are_read_one_by_one_at_once(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = "accounts {{ A {{ jetstream: {{max_consumers: {}}}, users: [{{user: u, password: p}}] }} }}"
+    server = await start_server(limited.format(1))
+    async with await nats.connect(server.url, user="u", password="p") as nc:
+        store = await nc.jetstream().create_key_value(bucket="b")
+        bucket = Bucket(JetStreamApi(Requests(nc)), lambda: nc, "b")
+        for key in "ab":
+            await store.put(key, key.encode())
+        watcher = await store.watchall()
+        with capture_logs() as logged:
+            for _ in range(3):
+                monkeypatch.setattr(bucket, "_singly_until", 0.0)
+                assert [key async for key, _ in bucket.entries()] == ["a", "b"]
+        (line,) = logged
+        assert line["event"] == "bucket.read_singly" and "no more consumers: raise its max_consumers" in line["hint"]
+        await watcher.stop()
+        server.reload(limited.format(5))
+        monkeypatch.setattr(bucket, "_singly_until", 0.0)
+        assert [key async for key, _ in bucket.entries()] == ["a", "b"]
+
+
 @pytest.mark.parametrize("right", ["CONSUMER.CREATE.KV_b.>", "CONSUMER.MSG.NEXT.KV_b.*"])
 async def test_a_right_that_the_server_denies_is_named_and_done_without_at_once(
     start_server: StartServer, right: str

@@ -25,7 +25,7 @@ AT_ONCE = 64
 """Requests of one JetStreamApi under way, and as many writes; further ones wait, within their own timeout."""
 WRONG_SEQUENCE = frozenset({10071, 10164})
 """Error codes of a write whose expected last sequence was another."""
-NO_MESSAGE, NO_STREAM = 10037, 10059
+NO_MESSAGE, NO_STREAM, NO_ROOM_FOR_CONSUMER = 10037, 10059, 10026
 BATCH_SILENCE = 2.0
 """Seconds without the next message of a batch, after which single messages are read."""
 SINGLE_FOR = 300.0

@@ -180,6 +180,7 @@ class FactReader:
             cluster="" if cluster is None else cluster.name,
             leader=cluster is None or bool(cluster.leader),
             consumers=details.state.consumer_count,
+            max_consumers=int(details.config.get("max_consumers") or -1),
             quiet=since(details.state.last_ts, details.ts),
             absent=tuple(c.name for c in (cluster and cluster.replicas) or () if c.offline or not c.current),
         )

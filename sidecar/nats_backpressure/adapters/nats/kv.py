@@ -1,5 +1,5 @@
 """One key-value bucket: read and write single keys by revision, and read all keys in one pass of a consumer, or by a
-request each where a right to use one is missing."""
+request each where there is no right to use one, or no room for one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
+from nats_backpressure.adapters.nats.api import NO_ROOM_FOR_CONSUMER, WRONG_SEQUENCE, ApiError, JetStreamApi, Message
 from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.adapters.nats.denied_rights import Denied
 from nats_backpressure.adapters.nats.pull import pull
+from nats_backpressure.adapters.nats.remedies import remedy_of_code
 from nats_backpressure.runtime.ports import Conflict, Unavailable
 from nats_backpressure.runtime.tasks import Once
 
@@ -70,7 +71,7 @@ class Bucket:
         singly, came = asyncio.get_running_loop().time() < self._singly_until, False
         try:
             async with asyncio.timeout(READ_WITHIN):
-                async for message in self._singly(after) if singly else self._after(after):
+                async for message in self._singly(after) if singly else self._after_or_singly(after):
                     came = True
                     yield self.key(message), message
         except ApiError:
@@ -80,9 +81,6 @@ class Bucket:
             if not came:
                 self._add_refusal(text, isinstance(error, Denied))
             raise Unavailable(f"reading {self.stream}: {text}") from error
-        if not singly:
-            self._refused = 0
-            self._logged.forget()
 
     def _add_refusal(self, error: str, denied: bool) -> None:
         """Nothing came: there may be no right to use a consumer, for which the server has no reply. It may be slow,
@@ -98,9 +96,24 @@ class Bucket:
                 stream=self.stream,
                 error=error,
                 cost=f"for {SINGLY_FOR:.0f} s a request for each key",
-                hint="correct what `error` names; where that is a right, or nothing came, allow it to publish "
+                hint=remedy_of_code(error)
+                or "correct what `error` names; where that is a right, or nothing came, allow it to publish "
                 f"{api}.CREATE.{self.stream}.> and {api}.MSG.NEXT.{self.stream}.*",
             )
+
+    async def _after_or_singly(self, revision: int) -> AsyncIterator[Message]:
+        """With a consumer, or without one where the server has no room for one more."""
+        try:
+            async for message in self._after(revision):
+                yield message
+            self._refused = 0
+            self._logged.forget()
+        except ApiError as error:
+            if error.err_code != NO_ROOM_FOR_CONSUMER:
+                raise
+            self._add_refusal(str(error), denied=True)
+            async for message in self._singly(revision):
+                yield message
 
     async def _singly(self, revision: int) -> AsyncIterator[Message]:
         while (message := await self._js.next(self.stream, self.pattern, revision + 1)) is not None:
