@@ -42,8 +42,8 @@ def resources(facts: Facts) -> Iterator[Finding]:
                 yield warning(
                     f"{stream.name} has {stream.consumers:,} of {count(stream.max_consumers, 'consumer')}",
                     NO_CONSUMER,
-                    f"remove one that nobody needs (`nats consumer ls {stream.name}`), or make the stream again without "
-                    "max_consumers",
+                    f"remove one that nobody needs (`nats consumer ls {stream.name}`), or make the stream again "
+                    "without max_consumers",
                 )
 
 
