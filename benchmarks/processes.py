@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import compileall
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ import nats
 from msgspec import Struct
 from nats.aio.client import Client
 
+import nats_backpressure
 from nats_backpressure.adapters.embedded_server import EmbeddedServer, end_with_parent
 from nats_backpressure.demo.processes import free_port
 
@@ -147,6 +149,8 @@ class SidecarProcess:
         place = Path(self._directory.name)
         (place / "config.yaml").write_text(json.dumps(self._settings))  # JSON is YAML
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("NATS_", "BACKPRESSURE_"))}
+        # As where it is installed: what is compiled at each start stays in the memory of the process.
+        compileall.compile_dir(Path(nats_backpressure.__file__).parent, quiet=1)
         started = time.monotonic()
         with self.log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(

@@ -18,7 +18,6 @@ from msgspec import Struct
 
 from nats_backpressure import __version__
 from nats_backpressure.adapters import logs
-from nats_backpressure.adapters.embedded_server import CannotEmbed, EmbeddedServer
 from nats_backpressure.adapters.followed_file import FollowedFile
 from nats_backpressure.adapters.http_probes import HttpProbes, PortTaken
 from nats_backpressure.adapters.nats.credentials import file_problems
@@ -59,6 +58,10 @@ class EmbeddedOptions(Struct, frozen=True):
     store: Path | None = None
 
 
+class CannotStart(Exception):
+    """The embedded server does not start; the text has the reason and what to do."""
+
+
 def start(
     settings: Settings,
     embedded: EmbeddedOptions | None,
@@ -71,7 +74,7 @@ def start(
     try:
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
             runner.run(_run(settings, embedded, file, recording))
-    except (CannotEmbed, PortTaken) as error:
+    except (CannotStart, PortTaken) as error:
         log.error("start.failed", error=str(error))
         return EX_CONFIG if isinstance(error, PortTaken) else EX_UNAVAILABLE
     except BaseExceptionGroup as crash:
@@ -106,8 +109,14 @@ async def _run(
     if embedded is None:
         await _serve(build(settings, settings.nats.servers, recording), stop, file)
         return
+    # Imported late: with what it imports it takes 1 MiB, which a pod does not need.
+    from nats_backpressure.adapters.embedded_server import CannotEmbed, EmbeddedServer
+
     server = EmbeddedServer(embedded.port, embedded.store)
-    await server.start()
+    try:
+        await server.start()
+    except CannotEmbed as error:
+        raise CannotStart(str(error)) from None
     log.info("embedded.started", url=server.url)
     try:
         await _serve(build(settings, (server.url,), recording), stop, file)

@@ -68,6 +68,7 @@ def test_the_sidecar_runs_without_what_only_other_commands_need() -> None:
         "starlette",
         "nkeys",
         "nacl",
+        "nats_backpressure.adapters.embedded_server",
         "nats_backpressure.demo.run",
         "nats_backpressure.cli.status",
     }

@@ -36,7 +36,7 @@ class CapturedSubjects:
     def update(self, looks: Sequence[StreamLook]) -> None:
         """A list of streams was read."""
         before, self._looks = self._looks, looks
-        # Lists come eight times a second, and hardly ever show other subjects.
+        # Lists come several times a second, and hardly ever show other subjects.
         if [(look.name, look.subjects) for look in looks] != [(look.name, look.subjects) for look in before]:
             self._log_captured()
         if self._has_alias:

@@ -13,10 +13,10 @@ import time
 from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.protocol.timestamps import Now
 
-LONG, LATER = 0.4, 0.15
-"""A sleep of at least so many seconds may take LATER seconds longer, to end together with other work: of what a process
-at rest does, waking up is a large part (some 0.1 ms of CPU time each), and all its loops together make twenty a second.
-"""
+LONG, LATER = 0.4, 0.2
+"""A sleep of at least so many seconds may take LATER seconds longer, to end together with other work, the next look
+at the latest: of what a process at rest does, waking up is a large part (some 0.1 ms of CPU time each), and all its
+loops together make twenty a second."""
 Waiter = asyncio.Future[bool]
 
 

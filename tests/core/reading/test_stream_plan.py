@@ -356,7 +356,7 @@ def key(n: int) -> ConsumerKey:
 
 
 POLICY = Policy(pending=PendingRule(5, 20, 40), inflight=InflightRule(10, 20, 30))
-LOOK, READ = 0.1, 0.02
+LOOK, READ = BUDGET.look_interval(1, 0.001), 0.02
 """Seconds between two looks, and that a reading takes."""
 MOVES = st.lists(
     st.tuples(

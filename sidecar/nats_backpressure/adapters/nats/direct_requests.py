@@ -1,6 +1,6 @@
 """DirectRequests: requests of a client whose replies are taken inside its read loop, over one subscription.
 
-nats-py switches to another task to send, and for each reply. A process at rest sends ten requests a second, with cold
+nats-py switches to another task to send, and for each reply. A process at rest sends seven requests a second, with cold
 caches, and little else: each costs a fifth less here (360 µs of CPU instead of 440; a wake-up alone takes 130).
 """
 

@@ -1,6 +1,6 @@
 """RepeatedList: recognises a list of streams that shows what the one before showed, so that it need not be decoded.
 
-A process at rest does little else than to list the streams: eight times a second, with the same answer but its time.
+A process at rest does little else than to list the streams, six times a second, with the same answer but its time.
 """
 
 from __future__ import annotations
