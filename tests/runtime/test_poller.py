@@ -144,7 +144,7 @@ class TestPace:
             world.js.asked.clear()
             await world.clock.run(10 * MOST)
             assert 10 <= world.reads("consumers S") <= 12 and world.reads("consumer S c") == 0
-            assert 60 <= world.reads("stream S") + world.reads("streams") <= 170
+            assert 50 <= world.reads("stream S") + world.reads("streams") <= 170
             assert world.registry.streams["S"].interval <= 2 * LEAST
 
     async def test_one_with_messages_is_read_once_a_second_and_one_above_a_mark_as_often_as_may_be(self) -> None:
@@ -338,7 +338,8 @@ class TestRounds:
         world = World()
         async with world.running():
             await world.clock.run(20)
-            assert world.registry.newest_read_at == world.clock.now().mono
+            newest = world.registry.newest_read_at
+            assert newest is not None and newest > world.clock.now().mono - BUDGET.look_interval(1, 0.0)
 
     async def test_after_an_outage_the_newest_reading_waits_for_every_stream(self) -> None:
         world = World()
