@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
-from nats_backpressure.client import BackpressureClient
+from nats_backpressure.client import BackpressureClient, ThreadedClient
 
 
 async def test_it_decides_the_same_for_every_subject_and_never_ages() -> None:
@@ -54,6 +56,27 @@ async def test_it_can_be_used_again_after_it_was_closed() -> None:
             assert await client.watch(["a"]) and not client.admit("a")
             assert {task.get_name() for task in client._tasks} == {"backpressure events"}
     assert client.stats.watch_lost == 0
+
+
+@pytest.mark.parametrize("make", [BackpressureClient.fixed, ThreadedClient.fixed])
+@pytest.mark.parametrize(
+    ("action", "ratio", "right"),
+    [
+        ("throttle", 0.0, True),
+        ("throttle", 1.0, True),
+        ("throttle", 1.5, False),
+        ("reject", 0.0, True),
+        ("reject", 0.5, False),
+        ("continue", 1.0, True),
+        ("continue", 0.5, False),
+        ("refuse", None, False),
+    ],
+)
+def test_a_ratio_that_does_not_go_with_the_action_is_refused(
+    make: Callable[..., Any], action: str, ratio: float | None, right: bool
+) -> None:
+    with nullcontext() if right else pytest.raises(ValueError):
+        make(action, admit_ratio=ratio)
 
 
 async def test_a_share_is_admitted_evenly() -> None:

@@ -94,10 +94,11 @@ class BackpressureClient(LocalAdmission):
 
     @classmethod
     def fixed(
-        cls, action: ActionName = "continue", *, admit_ratio: float = 0.5, retry_after_seconds: int = 30
+        cls, action: ActionName = "continue", *, admit_ratio: float | None = None, retry_after_seconds: int = 30
     ) -> BackpressureClient:
         """A client for the tests of an application: without a connection, it decides the same for every subject, as
-        `admit` and as `decide`. `admit_ratio` is the share of `throttle`. Raises ValueError for what there is not."""
+        `admit` and as `decide`. `admit_ratio` is the share of `throttle`, 0.5 by default. Raises ValueError for an
+        action or a ratio that there is not, and for a ratio with another action."""
         client = cls(Client(), report_every=None)
         state = fixed_state(action, admit_ratio, retry_after_seconds)
         client._mirror.fix(state)

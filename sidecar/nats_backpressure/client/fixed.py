@@ -12,17 +12,21 @@ from nats_backpressure.protocol.values import ActionName, Role, StatusName
 
 EVERYTHING = ">"
 STATUS: dict[ActionName, StatusName] = {"continue": "inactive", "throttle": "warning", "reject": "active"}
+RATIO: dict[ActionName, float] = {"continue": 1.0, "throttle": 0.5, "reject": 0.0}
 WAIT_MS = 100
 """For a consumer that is granted nothing."""
 
 
-def fixed_state(action: ActionName, admit_ratio: float, retry_after_seconds: int) -> State:
-    """The state of all subjects. Raises ValueError for an action that there is not, and for a ratio beyond 0 to 1."""
+def fixed_state(action: ActionName, admit_ratio: float | None, retry_after_seconds: int) -> State:
+    """The state of all subjects; without a ratio that of the action. Raises ValueError for an action that there is not,
+    and for a ratio that is beyond 0 to 1, or does not go with the action."""
     if action not in STATUS:
         raise ValueError(f"the action {action!r} is none of {', '.join(STATUS)}")
-    if not 0 <= admit_ratio <= 1:
-        raise ValueError(f"admit_ratio must be from 0 to 1, not {admit_ratio}")
-    ratio = {"continue": 1.0, "throttle": admit_ratio, "reject": 0.0}[action]
+    ratio = RATIO[action] if admit_ratio is None else admit_ratio
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"admit_ratio must be from 0 to 1, not {ratio}")
+    if action != "throttle" and ratio != RATIO[action]:
+        raise ValueError(f"{action!r} has no admit_ratio of {ratio}: a share goes with the action 'throttle'")
     wait = 0 if action == "continue" else retry_after_seconds
     return State(
         EVERYTHING, STATUS[action], action=action, admit_ratio=ratio, retry_after_seconds=wait, freshness="known"

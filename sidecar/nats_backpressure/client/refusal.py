@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -50,18 +50,20 @@ class Refusal:
         return {"retry-after": str(self.retry_after), "cache-control": "no-store"}
 
     @property
+    def problem(self) -> dict[str, Any]:
+        return {
+            "type": "about:blank",
+            "title": TITLES[self.status_code],
+            "status": self.status_code,
+            "detail": self.detail,
+            "code": CODE,
+            "retry_after_seconds": self.retry_after,
+        }
+
+    @property
     def body(self) -> bytes:
-        """JSON."""
-        return msgspec.json.encode(
-            {
-                "type": "about:blank",
-                "title": TITLES[self.status_code],
-                "status": self.status_code,
-                "detail": self.detail,
-                "code": CODE,
-                "retry_after_seconds": self.retry_after,
-            }
-        )
+        """The problem as JSON."""
+        return msgspec.json.encode(self.problem)
 
 
 def checked_status_code(status_code: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.client import BackpressureClient
-from nats_backpressure.client.subject_template import filled_in, pattern_of
+from nats_backpressure.client.subject_template import filled_in, pattern_of, template_names
 from nats_backpressure.protocol.values import Priority
 
 
@@ -19,8 +19,11 @@ def admit_template(
     if (subject := filled_in(template, parameters)) is not None:
         return client.admit(subject, priority)
     pattern = pattern_of(template, parameters)
-    text = f"route {route[:200]}: {dict(parameters)!r:.200} makes no subject of {template[:200]!r}: "
-    text += f"the strictest watched state that overlaps {pattern[:200]} decides"
+    if missing := sorted(set(template_names(template)) - set(parameters)):
+        text = f"the path has no {{{missing[0][:200]}}}, which the subject {template[:200]!r} names (correct it)"
+    else:
+        text = f"{dict(parameters)!r:.200} makes no subject of {template[:200]!r}"
+    text = f"route {route[:200]}: {text}: the strictest watched state that overlaps {pattern[:200]} decides"
     client.stats.count("bad_subject", pattern)
-    client.logger.warn("bad_value", route[:200], text)
+    client.logger.warn("bad_template" if missing else "bad_value", route[:200], text)
     return client.admit_overlapping(pattern, priority)

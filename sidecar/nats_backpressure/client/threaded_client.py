@@ -70,7 +70,7 @@ class ThreadedClient:
 
     @classmethod
     def fixed(
-        cls, action: ActionName = "continue", *, admit_ratio: float = 0.5, retry_after_seconds: int = 30
+        cls, action: ActionName = "continue", *, admit_ratio: float | None = None, retry_after_seconds: int = 30
     ) -> ThreadedClient:
         """For the tests of an application: without a connection and a thread, it decides the same for every subject.
         The arguments are those of `BackpressureClient.fixed`."""

@@ -1,4 +1,4 @@
-"""Admit: a FastAPI dependency that refuses a request while the subject is overloaded. Needs Starlette.
+"""Admit: a FastAPI dependency that refuses a request while the subject is overloaded. Needs FastAPI.
 
 Without `from __future__ import annotations`: FastAPI reads the annotations of the call.
 """
@@ -6,7 +6,8 @@ Without `from __future__ import annotations`: FastAPI reads the annotations of t
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.exceptions import HTTPException, WebSocketException
+from fastapi import HTTPException
+from starlette.exceptions import WebSocketException
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
@@ -27,8 +28,9 @@ _said = OnceLogger()
 class Admit:
     """`@app.post("/tenants/{tenant}/orders", dependencies=[Depends(Admit(client, "orders.{tenant}.created"))])`.
 
-    `{name}` stands for the path parameter of that name. Use it in place of the middleware, or each request counts
-    twice; the middleware refuses earlier, before the body is read.
+    `{name}` stands for the path parameter of that name. One that the path does not have is logged with the first
+    request: FastAPI does not tell a dependency its path before. Use it in place of the middleware, or each request
+    counts twice; the middleware refuses earlier, before the body is read.
     """
 
     def __init__(
@@ -43,8 +45,8 @@ class Admit:
             _said.info("off", "", OFF)
 
     async def __call__(self, connection: HTTPConnection) -> Admission | None:
-        """What was decided, for a handler that wants to know; raises HTTPException if it is a refusal. A WebSocket is
-        accepted and closed with 1013 (try again later)."""
+        """What was decided, for a handler that wants to know; if it is a refusal, raises HTTPException with the
+        middleware's problem as its `detail`. A WebSocket is accepted and closed with 1013 (try again later)."""
         if self._client is None:
             return None
         parameters: Mapping[str, Any] = connection.path_params
@@ -56,5 +58,5 @@ class Admit:
                 # As the middleware: a browser sees nothing of a handshake that is refused.
                 await connection.accept(next(iter(connection.scope.get("subprotocols") or ()), None))
                 raise WebSocketException(refusal.close_code, refusal.close_reason)
-            raise HTTPException(refusal.status_code, refusal.detail, refusal.headers)
+            raise HTTPException(refusal.status_code, refusal.problem, refusal.headers)
         return admission
