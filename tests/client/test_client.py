@@ -6,6 +6,9 @@ import asyncio
 import itertools
 import json
 import logging
+import time
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import nats
@@ -13,7 +16,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from nats_backpressure.client import BackpressureClient, ThreadedClient, startup
+from nats_backpressure.client import BackpressureClient, ThreadedClient, local_admission, startup
 from tests.simulations.decision_service import GATEWAY, FakeDecisionService
 from tests.simulations.state_bucket import SUBJECT, States, active, state, wait_until
 from tests.support.servers import NatsServer
@@ -184,6 +187,38 @@ async def test_a_closed_client_leaves_nothing_running(nc: Client, states: States
     await client.close()
     assert len(asyncio.all_tasks()) <= before + 1  # nats-py's own, for replies
     assert client.admit(SUBJECT)
+
+
+@pytest.mark.parametrize("kind", ["async", "threaded"])
+async def test_a_closed_client_opens_as_after_the_death_of_the_sidecar(
+    server: NatsServer, nc: Client, states: States, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Nothing tells it of the end of an overload any more."""
+    clock = SimpleNamespace(monotonic=time.monotonic)
+    monkeypatch.setattr(local_admission, "time", clock)
+    await states.put(active())
+    await states.heartbeat()
+    client: Any
+    if kind == "async":
+        async with BackpressureClient(nc) as client:
+            await client.watch([SUBJECT])
+    else:
+        with ThreadedClient(server.url, [SUBJECT]) as client:
+            await wait_until(lambda: not client.admit(SUBJECT), "the state to be read")
+    closed, seen = time.monotonic(), []
+    for after in (0, 9, 11.5, 14.5):
+        clock.monotonic = partial(float, closed + after)
+        answers = [client.admit(SUBJECT) for _ in range(20)]
+        seen.append((sum(answer.admitted for answer in answers), answers[-1].freshness))
+    shares, freshness = zip(*seen, strict=True)
+    assert freshness == ("known", "known", "stale", "stale")
+    assert shares[:2] == (0, 0) and 0 < shares[2] < 20 and shares[3] == 20
+    if kind == "async":  # it may be used again
+        clock.monotonic = time.monotonic
+        await states.put(state())
+        async with client:
+            await client.watch([SUBJECT])
+            await wait_until(lambda: client.admit(SUBJECT).admitted, "the new state")
 
 
 async def test_on_event_may_be_called_before_the_connection_is_made(server: NatsServer) -> None:
