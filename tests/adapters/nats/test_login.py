@@ -60,6 +60,10 @@ def test_credentials_are_named_with_their_user_and_when_they_expire(tmp_path: Pa
     assert login_hint(expired, "Authorization Violation", {}).startswith("its JWT expired at 2023-11-14T22:13:20Z")
 
 
+OWN, VERIFIES = Nats(tls=Tls(cert_file="c", key_file="k")), {"tls_verify": True}
+"""With a client certificate, of a server that wants one."""
+
+
 @pytest.mark.parametrize(
     ("nats", "error", "server", "hint"),
     [
@@ -70,6 +74,16 @@ def test_credentials_are_named_with_their_user_and_when_they_expire(tmp_path: Pa
         (Nats(tls=Tls(cert_file="c", key_file="k")), "Connection reset by peer", {"tls_verify": True}, "wants a login"),
         (Nats(), "the server offers no TLS, which", {}, "let the server offer TLS"),
         (Nats(), "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", {}, "signed by a CA"),
+        (Nats(), "certificate verify failed: certificate has expired (_ssl.c:1)", {}, "renew the certificate of the s"),
+        (Nats(), "certificate verify failed: certificate is not yet valid (_ssl.c:1)", {}, "compare the clock"),
+        (OWN, "[SSL: SSLV3_ALERT_CERTIFICATE_EXPIRED] sslv3 alert certificate expired", VERIFIES, "renew the c"),
+        (
+            OWN,
+            "[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert unknown ca",
+            VERIFIES,
+            "signed by a CA that the server trusts",
+        ),
+        (OWN, "[SSL: SSLV3_ALERT_BAD_CERTIFICATE] sslv3 alert bad certificate", VERIFIES, "certificate in c must be"),
         (Nats(), "[Errno 111] Connection refused", {}, "no NATS server listens"),
         (Nats(), "Connect call failed ('127.0.0.1', 4222)", {}, "no NATS server listens"),
         (Nats(), "[Errno -2] Name or service not known", {}, "no host has this name"),

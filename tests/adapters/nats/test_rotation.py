@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,40 @@ async def test_after_a_change_of_the_authority_the_new_file_is_read(start_server
             assert not connection.connected
             second.cert_pem.write_to_path(ours)
             await up(connection, 2)
+
+
+@pytest.mark.parametrize("whose", ["server", "client"])
+async def test_a_certificate_that_expired_is_named_until_it_is_renewed(
+    start_server: StartServer, tmp_path: Path, whose: str
+) -> None:
+    """A connection that is up goes on: only the next handshake looks at the time."""
+    authority, yesterday = trustme.CA(), datetime.now(UTC) - timedelta(days=1)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+
+    def issue(name: str, until: datetime | None = None) -> None:
+        since = yesterday - timedelta(days=1)
+        certificate = authority.issue_cert("127.0.0.1", "localhost", not_before=since, not_after=until)
+        certificate.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        certificate.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+
+    for name in ("server", "client"):
+        issue(name, yesterday if name == whose else None)
+    files = f'cert_file: "{tmp_path}/server.pem", key_file: "{tmp_path}/server.key", ca_file: "{tmp_path}/ca.pem"'
+    server = await start_server(config=f"tls {{ {files}, verify: true }}")
+    tls = Tls(*(str(tmp_path / name) for name in ("ca.pem", "client.pem", "client.key")))
+    with capture_logs() as lines:
+        async with connected(Nats((server.url,), tls=tls)) as (connection, _):
+
+            async def hints() -> list[str]:
+                return [line["hint"] for line in lines if line["event"] == "nats.unreachable"]
+
+            await eventually(hints, "a line that names the certificate")
+            assert (await hints())[0].startswith(
+                "renew the certificate of the server"
+                if whose == "server"
+                else f"renew the certificate in {tls.cert_file}"
+            )
+            issue(whose)
+            server.reload(server.config)
+            await up(connection)
+    assert all(hint.startswith("renew the certificate") for hint in await hints())

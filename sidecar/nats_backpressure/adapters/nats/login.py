@@ -59,8 +59,8 @@ def login_hint(nats: Nats, error: str, server: Mapping[str, Any]) -> str:
         return f"its JWT expired at {_moment(expired)}: put a new one into {nats.credentials_file}"
     if "offers no tls" in text:
         return "let the server offer TLS; or use a nats:// URL and no nats.tls, where the network is trusted"
-    if "certificate verify failed" in text:
-        return "the server's certificate must be signed by a CA of nats.tls.ca_file, and for the host in nats.servers"
+    if (hint := _certificate_hint(nats, text)) is not None:
+        return hint
     if "authorization" in text or "authentication" in text or any(part in text for part in CLOSED):
         if describe_login(nats) == NO_LOGIN:
             return WANTS_LOGIN
@@ -73,6 +73,23 @@ def login_hint(nats: Nats, error: str, server: Mapping[str, Any]) -> str:
     if any(file and file in error for file in (*files, nats.tls.ca_file, nats.tls.cert_file, nats.tls.key_file)):
         return "correct the file that `error` names: it is read again each time"
     return "look at the server's log, and at the network between it and this machine"
+
+
+def _certificate_hint(nats: Nats, text: str) -> str | None:
+    """What to do about a certificate that one side does not accept. Times are compared with the clock of that side."""
+    if "certificate verify failed" in text:
+        if "has expired" in text:
+            return "renew the certificate of the server, or that of its CA, and reload the server (SIGHUP)"
+        if "not yet valid" in text:
+            return "compare the clock of this machine with the time from which the server's certificate is valid"
+        return "the server's certificate must be signed by a CA of nats.tls.ca_file, and for the host in nats.servers"
+    if "alert" not in text or not nats.tls.cert_file:
+        return None
+    if "certificate expired" in text:
+        return f"renew the certificate in {nats.tls.cert_file}: it is read again for each connection"
+    if "certificate" in text or "unknown ca" in text:
+        return f"the certificate in {nats.tls.cert_file} must be signed by a CA that the server trusts: see its log"
+    return None
 
 
 def jwt_expiry(nats: Nats) -> float | None:
