@@ -69,6 +69,9 @@ async def test_the_gateway_starts_serves_and_stops_while_nats_is_away(
             assert (await http.get("/ok")).text == "ok"
             with pytest.raises(NatsError):  # the application's own publish, which was let through
                 await http.post("/v1/decide")
+            await wait_until(lambda: any(record.name == "gateway" for record in caplog.records), "a failed try")
+    tracebacks = [record for record in caplog.records if record.exc_info and record.name != "asyncio"]
+    assert not tracebacks
 
 
 async def test_fastapi(client: BackpressureClient, states: States) -> None:

@@ -1,6 +1,7 @@
 """A gateway in aiohttp: its requests are answered with 503 and Retry-After while their subject is overloaded."""
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -14,8 +15,13 @@ from nats_backpressure.client import BackpressureClient, Refusal
 SUBJECTS = {"decide": "beamline.router.v1.decide"}
 """By the name of the route."""
 
+log = logging.getLogger("gateway")
 nc = Client()
 backpressure = BackpressureClient(nc)
+
+
+async def log_error(error: Exception) -> None:
+    log.warning("NATS: %r", error)  # without a callback nats-py logs a traceback at each try
 
 
 @web.middleware
@@ -34,7 +40,7 @@ async def decide(request: web.Request) -> web.Response:
 
 
 async def connection(app: web.Application) -> AsyncIterator[None]:
-    connecting = asyncio.create_task(nc.connect(os.environ["NATS_URL"], max_reconnect_attempts=-1))
+    connecting = asyncio.create_task(nc.connect(os.environ["NATS_URL"], max_reconnect_attempts=-1, error_cb=log_error))
     async with backpressure:
         await backpressure.watch(SUBJECTS.values(), timeout=2)
         yield

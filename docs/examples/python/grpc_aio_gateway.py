@@ -1,6 +1,7 @@
 """A gateway in gRPC with asyncio: RESOURCE_EXHAUSTED, and when to try again, while the subject is overloaded."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from nats.aio.client import Client
 
 from nats_backpressure.client import BackpressureClient, Refusal
 
+log = logging.getLogger("gateway")
 SUBJECTS = {"/router.Router/Decide": "beamline.router.v1.decide"}
 """By the full name of the method."""
 
@@ -43,12 +45,16 @@ async def decide(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
     return b"accepted"
 
 
+async def log_error(error: Exception) -> None:
+    log.warning("NATS: %r", error)  # without a callback nats-py logs a traceback at each try
+
+
 async def serve(port: int) -> None:
     stopping = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     nc = Client()
-    connecting = asyncio.create_task(nc.connect(os.environ["NATS_URL"], max_reconnect_attempts=-1))
+    connecting = asyncio.create_task(nc.connect(os.environ["NATS_URL"], max_reconnect_attempts=-1, error_cb=log_error))
     async with BackpressureClient(nc) as backpressure:
         await backpressure.watch(SUBJECTS.values(), timeout=2)
         server = grpc.aio.server(interceptors=[Backpressure(backpressure, SUBJECTS)])

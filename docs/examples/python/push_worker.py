@@ -1,6 +1,7 @@
 """A worker with a push subscription of nats-py: the server itself stops at `max_ack_pending`."""
 
 import asyncio
+import logging
 import os
 import signal
 from contextlib import suppress
@@ -10,10 +11,15 @@ from nats.aio.msg import Msg
 from nats.errors import ConnectionReconnectingError
 from nats.js.api import ConsumerConfig
 
+log = logging.getLogger("worker")
 IN_FLIGHT = 20
 """Messages that are delivered and not acknowledged, of all workers together."""
 ACK_WAIT = 60
 """Seconds. They run from the delivery on: longer than it takes to work off all that is in flight."""
+
+
+async def log_error(error: Exception) -> None:
+    log.warning("NATS: %r", error)  # without a callback nats-py logs a traceback at each try
 
 
 async def receive(message: Msg) -> None:
@@ -23,7 +29,7 @@ async def receive(message: Msg) -> None:
 
 
 async def work() -> None:
-    nc = await nats.connect(os.environ["NATS_URL"], max_reconnect_attempts=-1)
+    nc = await nats.connect(os.environ["NATS_URL"], max_reconnect_attempts=-1, error_cb=log_error)
     js = nc.jetstream()
     config = ConsumerConfig(
         durable_name="router",
