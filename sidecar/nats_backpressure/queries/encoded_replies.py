@@ -29,7 +29,7 @@ TIMES, WAIT = b'"sampled_at":null,"valid_for_ms":0', b'"wait_ms":0'
 
 
 class _GatewayReply:
-    __slots__ = ("after", "answers", "before", "body", "count", "decisive", "until")
+    __slots__ = ("after", "answers", "before", "body", "count", "decisive", "timed", "until")
 
     def __init__(self, decisive: int, before: bytes, after: bytes, count: Count) -> None:
         """`decisive` is the position of the answer that decides; the times are in the middle."""
@@ -37,7 +37,8 @@ class _GatewayReply:
         self.body, self.until = b"", -math.inf
         """With the times as they are until then."""
         self.answers: list[SubjectAnswer] = []
-        """Those that `body` is about."""
+        self.timed = b""
+        """What is before its validity, and the answers that it is about."""
 
 
 class _ConsumerReply:
@@ -79,10 +80,13 @@ class GatewayDecisions(EncodedDecisions[_GatewayReply]):
 
     def _set_times(self, entry: Entry[_GatewayReply], reply: _GatewayReply, mono: float) -> None:
         """Set the times: for LIFE, with the validity as it is at its end; the shortest one does not become shorter."""
+        if reply.answers is not entry.answers:
+            at = msgspec.json.encode(serialize.format_time(entry.answers[reply.decisive].view.sampled_at))
+            reply.timed = b'%b"sampled_at":%b,"valid_for_ms":' % (reply.before, at)
+            reply.answers = entry.answers
         valid = milliseconds_valid(self._decisions.valid_until(entry.answers, reply.decisive), mono + LIFE)
-        reply.answers, reply.until = entry.answers, mono + LIFE if valid > 1000 * SHORTEST_VALID else math.inf
-        at = msgspec.json.encode(serialize.format_time(entry.answers[reply.decisive].view.sampled_at))
-        reply.body = b'%b"sampled_at":%b,"valid_for_ms":%d%b' % (reply.before, at, valid, reply.after)
+        reply.until = mono + LIFE if valid > 1000 * SHORTEST_VALID else math.inf
+        reply.body = b"%b%d%b" % (reply.timed, valid, reply.after)
 
 
 class ConsumerDecisions(EncodedDecisions[_ConsumerReply]):

@@ -113,7 +113,8 @@ class FollowedStreams(dict[str, FollowedStream]):
 
     def next_reading(self, subject: str) -> float | None:
         """Monotonic time of the next planned reading of any stream of the subject's members; None if none is read."""
-        return min((stream.next for stream in self._with_members_of(subject) if stream), default=None)
+        names = self._members.streams_of(subject)  # asked for with most decisions: a loop of its own
+        return min([stream.next for name in names if (stream := self.get(name))], default=None)
 
     def proofs(self, subject: str) -> Proofs:
         """What looks at the streams of the subject's members prove."""
