@@ -7,13 +7,16 @@ from functools import partial
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match, Mount
 from starlette.routing import Route as StarletteRoute
 
 from nats_backpressure.client.path_pattern import CONVERTORS, PathPattern
-from nats_backpressure.client.routes import Route, Routes, route_path
+from nats_backpressure.client.routes import Route, Routes, own_root_path, route_path
 
 NAMES = ("tenant", "id")
 pieces = st.one_of(
@@ -65,6 +68,16 @@ def test_the_path_is_the_one_that_routers_see(root: str, path: str) -> None:
 def test_no_odd_path_goes_around_a_route_or_raises(path: str) -> None:
     """Starlette's own routes match a newline at the end."""
     assert Routes([Route("/orders", "s"), Route("/t/{id:int}", "s"), Route("/t/{name}", "s")], ()).match(path, "GET")
+
+
+@pytest.mark.filterwarnings("ignore:The `root_path` parameter is deprecated")
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_a_root_path_that_the_application_sets_itself_is_found_through_its_middleware(layers: int) -> None:
+    app: Any = FastAPI(root_path="/api")
+    for _ in range(layers):
+        app = CORSMiddleware(app)
+    assert own_root_path(app) == "/api"
+    assert own_root_path(Starlette()) == own_root_path(FastAPI()) == ""
 
 
 def test_inside_a_mount_it_is_the_rest() -> None:

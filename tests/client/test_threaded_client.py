@@ -156,6 +156,87 @@ async def test_on_count_may_ask_again(threaded: Make) -> None:
     assert counted.count("admitted") == 2
 
 
+class Interrupted(Exception):
+    """Raised by the handler of a signal, as Celery's SoftTimeLimitExceeded is."""
+
+
+@pytest.mark.parametrize("where", ["acquire", "release"])
+async def test_what_a_signal_handler_raises_in_admit_leaves_no_lock_held_for_good(
+    where: str, threaded: Make, states: States
+) -> None:
+    await states.put(active())
+    client = threaded()
+    await admits(client, False)
+    lock = client._lock
+
+    class Interrupting:
+        """The lock; the handler runs right after it was acquired, or before it is released."""
+
+        def acquire(self, timeout: float) -> bool:
+            acquired = lock.acquire(timeout=timeout)
+            if where == "acquire":
+                raise Interrupted
+            return acquired
+
+        def release(self) -> None:
+            client._lock = lock
+            raise Interrupted
+
+        def _is_owned(self) -> bool:
+            return where == "release" and lock._is_owned()  # type: ignore[attr-defined]
+
+    client._lock = Interrupting()  # type: ignore[assignment]
+    with pytest.raises(Interrupted):
+        client.admit(SUBJECT)
+    client._lock = lock
+    assert lock._is_owned()  # type: ignore[attr-defined]
+    assert not client.admit(SUBJECT)
+    assert not lock._is_owned()  # type: ignore[attr-defined]
+    await states.put(state())
+    await admits(client, True)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before it runs", "when it runs"])
+async def test_what_a_signal_handler_raises_in_the_first_admit_starts_one_thread_all_the_same(
+    before: bool, threaded: Make, states: States, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await states.put(active())
+    client, start = threaded(), threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if not before:
+            start(thread)
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        for _ in range(2):
+            with pytest.raises(Interrupted):
+                client.admit(SUBJECT)
+    await admits(client, False)
+    assert [thread.name for thread in threading.enumerate()].count("backpressure") == 1
+    client.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "backpressure"]
+    assert not caplog.records
+
+
+async def test_the_loop_may_ask_too(threaded: Make, states: States) -> None:
+    """As `on_count` and handlers of log lines do: the lock stays the loop's."""
+    owned: list[bool] = []
+
+    def on_count(name: str, subject: str) -> None:
+        if name == "reports" and not owned:
+            client.admit(SUBJECT)
+            owned.append(client._lock._is_owned())  # type: ignore[attr-defined]
+
+    client = threaded(make=partial(BackpressureClient, on_count=on_count))
+    client.start()
+    assert client._thread is not None
+    client._thread._loop.call_soon_threadsafe(client.stats.count, "reports")
+    await wait_until(lambda: bool(client.admit(SUBJECT) and owned), "the count")
+    assert owned == [True]
+
+
 async def test_a_closed_one_ages_and_is_not_started_again(threaded: Make, states: States) -> None:
     await states.put(active())
     with threaded() as client:

@@ -40,26 +40,42 @@ class LoopThread:
             raise RuntimeError("gevent or eventlet replaces the threads of this process: use workers with threads")
         self._lock, self._main = lock, main
         self._loop, self._stop = asyncio.SelectorEventLoop(UnlockedWait(lock)), asyncio.Event()
-        # A daemon: a process that ends without `stop` does not wait for it.
-        self._thread = threading.Thread(target=self._run, name="backpressure", daemon=True)
+        self._runs = threading.Lock()
+        """Held by the thread that runs the loop: the first one, where several were started."""
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Raises RuntimeError where the process may have no more threads."""
+        """May be called again where a signal's handler raised in it. Raises RuntimeError where the process may have no
+        more threads."""
+        # A daemon: a process that ends without `stop` does not wait for it.
+        thread = threading.Thread(target=self._run, name="backpressure", daemon=True)
+        if not self._runs.locked():
+            self._thread = thread
         try:
-            self._thread.start()
+            thread.start()
         except RuntimeError:
             self._loop.close()
             raise
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is the thread that asks."""
+        return self._thread is threading.current_thread()
 
     def stop(self, timeout: float) -> bool:
         """End it; whether it has ended within `timeout` seconds. Not with the lock held."""
         with suppress(RuntimeError):  # it has ended already
             self._loop.call_soon_threadsafe(self._stop.set)
-        if self._thread is not threading.current_thread():
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        if (thread := self._thread) is None:
+            return True
+        if thread is not threading.current_thread():
+            thread.join(timeout)
+        return not thread.is_alive()
 
     def _run(self) -> None:
+        if not self._runs.acquire(blocking=False):
+            return
+        self._thread = threading.current_thread()
         with self._lock, asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             try:
                 runner.run(self._main(self._stop))

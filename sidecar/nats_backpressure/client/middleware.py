@@ -12,7 +12,7 @@ from typing import Any
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.client import BackpressureClient
 from nats_backpressure.client.refusal import Refusal, checked_status_code
-from nats_backpressure.client.routes import Match, Route, Routes, Scope, route_path
+from nats_backpressure.client.routes import Match, Route, Routes, Scope, own_root_path, route_path
 from nats_backpressure.client.stats import OFF, log
 from nats_backpressure.client.template_admission import admit_template
 
@@ -48,6 +48,7 @@ class BackpressureMiddleware:
         ValueError for a route that never matches."""
         self._app, self._client, self._on_shed = app, client, on_shed
         self._status_code = checked_status_code(status_code)
+        self._root_path = own_root_path(app)
         self._routes = Routes(
             [Route(*pair) for pair in routes.items()] if isinstance(routes, Mapping) else routes, exempt
         )
@@ -64,6 +65,8 @@ class BackpressureMiddleware:
 
     def _admission(self, client: BackpressureClient, scope: Scope) -> Admission | None:
         """None for a request that is not asked about: it is admitted."""
+        if self._root_path:  # the application sets it too late for us, and whatever it was
+            scope = {**scope, "root_path": self._root_path}
         path, method = route_path(scope), str(scope.get("method", "GET"))  # a WebSocket begins with a GET
         if self._routes.is_exempt(path) or _is_preflight(scope, method):
             client.stats.count("exempt")

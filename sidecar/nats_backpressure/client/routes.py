@@ -20,6 +20,8 @@ MKWORKSPACE MOVE ORDERPATCH PROPFIND PROPPATCH REBIND REPORT SEARCH UNBIND UNCHE
 UPDATEREDIRECTREF VERSION-CONTROL M-SEARCH NOTIFY PURGE SOURCE SUBSCRIBE UNSUBSCRIBE"""
 METHODS = frozenset(_METHODS.split())
 """Those of IANA's registry, and those that servers take besides."""
+MOST_WRAPPED = 100
+"""Layers of middleware that are looked through."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,15 @@ def route_path(scope: Scope) -> str:
     """The path as the application's routes have it: without the prefix of a proxy or of the mount."""
     path, root = str(scope.get("path", "")), str(scope.get("root_path", "")).rstrip("/")
     return (path[len(root) :] or "/") if root and (path == root or path.startswith(f"{root}/")) else path
+
+
+def own_root_path(app: object) -> str:
+    """The `root_path` that an application sets itself once it is called (of FastAPI), also through its middleware."""
+    for _ in range(MOST_WRAPPED):
+        if root := getattr(app, "root_path", ""):
+            return str(root)
+        app = getattr(app, "app", None)
+    return ""
 
 
 def _other_form(path: str) -> str:

@@ -106,12 +106,19 @@ class ThreadedClient:
         if not self._started:
             self._start()
         lock = self._lock
-        if not lock.acquire(timeout=LOCK_SECONDS):
-            return self._admitted_unasked()
+        # As threading.Condition asks it:
+        if lock._is_owned() and (self._admitting or (self._thread and self._thread.is_current)):  # type: ignore[attr-defined]
+            return self._client.admit(subject, priority)  # `on_count`, or a handler of log lines, calls us again
         try:
+            if not lock.acquire(timeout=LOCK_SECONDS):
+                return self._admitted_unasked()
+            self._admitting = True
             return self._client.admit(subject, priority)
         finally:
-            lock.release()
+            # Where the handler of a signal raised between these lines, this thread still has the lock from then.
+            while lock._is_owned():  # type: ignore[attr-defined]
+                self._admitting = False
+                lock.release()
 
     def start(self, wait: float = 0.0) -> bool:
         """Start following the states, where the first `admit` should not be what does. Returns whether every state was
@@ -133,8 +140,10 @@ class ThreadedClient:
         """As before the first use in a process."""
         # RLocks: `on_count` and handlers of log lines may call us again.
         self._lock, self._starting, self._ready = threading.RLock(), threading.RLock(), threading.Event()
+        self._admitting: bool = False
+        """Whether the lock is held for an `admit`."""
         self._nc, self._thread, self._next_try = Client(), None, 0.0
-        self._client = self._make(self._nc)
+        self._client: BackpressureClient = self._make(self._nc)
         self._started = self._closed or not self._needs_thread
         if not self._needs_thread:
             self._ready.set()
@@ -144,14 +153,15 @@ class ThreadedClient:
             if self._started or (now := time.monotonic()) < self._next_try:
                 return
             try:
-                thread = LoopThread(self._lock, self._follow)
-                thread.start()
+                if self._thread is None:  # else the handler of a signal raised while it started
+                    self._thread = LoopThread(self._lock, self._follow)
+                self._thread.start()
             except (RuntimeError, OSError) as error:  # no more threads or open files, or threads that are none
-                self._next_try = now + RETRY_SECONDS
+                self._thread, self._next_try = None, now + RETRY_SECONDS
                 text = f"no thread for the backpressure client: every request is admitted, until there is one: {error}"
                 self._client.logger.warn("no_thread", "", text)
             else:
-                self._thread, self._started = thread, True
+                self._started = True
                 self._client.logger.resolve("no_thread", "", "there is a thread for the backpressure client")
 
     def _admitted_unasked(self) -> Admission:
