@@ -44,6 +44,9 @@ class ThreadedClient:
     its child with a thread, a connection and counters of the child's own. With gevent or eventlet it admits everything.
     """
 
+    _admitting: bool
+    """Whether the lock is held for an `admit`."""
+
     def __init__(
         self,
         servers: str | list[str],
@@ -140,8 +143,7 @@ class ThreadedClient:
         """As before the first use in a process."""
         # RLocks: `on_count` and handlers of log lines may call us again.
         self._lock, self._starting, self._ready = threading.RLock(), threading.RLock(), threading.Event()
-        self._admitting: bool = False
-        """Whether the lock is held for an `admit`."""
+        self._admitting = False
         self._nc, self._thread, self._next_try = Client(), None, 0.0
         self._client: BackpressureClient = self._make(self._nc)
         self._started = self._closed or not self._needs_thread
