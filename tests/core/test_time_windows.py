@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from itertools import pairwise
 
 import pytest
@@ -9,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.time_windows import MEASURES, NOTHING, SLOTS, TIERS, TimeWindows, Values, measures_of
+from nats_backpressure.core.time_windows import (
+    MEASURES,
+    NOTHING,
+    PACKED,
+    SLOTS,
+    TIERS,
+    TimeWindows,
+    Values,
+    measures_of,
+)
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
 
@@ -75,6 +86,13 @@ def test_one_that_is_idle_takes_a_handful_of_slots_and_one_that_never_rests_no_m
         busy.add(second, Status(second // 3 % 3), values(second))
     assert slots(idle) <= 2 * len(TIERS) + 3
     assert SLOTS - len(TIERS) <= slots(busy) <= SLOTS + len(TIERS)
+
+
+def test_a_day_of_numbers_without_any_pattern_takes_9_kb() -> None:
+    window, dice = TimeWindows(), random.Random(1)
+    for second in range(0, 90_000, 5):
+        window.add(second, Status.INACTIVE, (dice.randrange(100_000), *(1000 * dice.random() for _ in MEASURES[1:])))
+    assert sum(sys.getsizeof(tier._closed) for tier in window._tiers) < 9000 < SLOTS * PACKED.size
 
 
 MOMENTS = st.lists(
