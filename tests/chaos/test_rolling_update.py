@@ -22,7 +22,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from tests.chaos.conftest import Install
 from tests.chaos.installation import FAST, Installation
 from tests.support.earlier_build import earlier_build
-from tests.support.event_checks import STATUS_EVENTS, event_problems, shown
+from tests.support.event_checks import STATUS_EVENTS, event_problems, shown, state_problems
 from tests.support.router import override
 from tests.support.sidecar import eventually
 
@@ -230,7 +230,11 @@ async def test_no_event_that_the_load_did_not_cause(install: Install, tmp_path: 
     await asyncio.sleep(SETTLE)
     events = await by_subject(installation)
     problems = {
-        subject: event_problems(these, subject.removeprefix("k.") in KINDS) for subject, these in events.items()
+        subject: [
+            *event_problems(these, subject.removeprefix("k.") in KINDS),
+            *state_problems(these, await installation.state(subject)),
+        ]
+        for subject, these in events.items()
     }
     assert not any(problems.values()), f"{problems}\n{shown(await installation.events())}"
     alerts = [(e["subject"], e["type"]) for these in events.values() for e in these if "alert" in e["type"]]

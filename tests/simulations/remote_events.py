@@ -89,9 +89,3 @@ class RemoteEvents:
 
         events: list[SubjectEvent] = await self._link.call(read)
         return [cached(event) for event in events]
-
-
-def counted(events: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """What a window that holds all events is to count."""
-    kinds = ("backpressure_active", "backpressure_warning", "recovery")
-    return {kind: sum(event["type"] == kind for event in events) for kind in kinds}

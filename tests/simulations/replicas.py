@@ -688,11 +688,11 @@ class Replicas:
         await self.clock.run(seconds)
         assert not (problems := self.problems()), "\n".join([*problems, shown(self.events())])
 
-    def check(self, *, after: int = 0) -> None:
+    def check(self) -> None:
         """The events are right, none has the id of one that a store has forgotten, and there are as many incidents as
         overloads; all of them must be over."""
         events = self.events()
-        tries = [event_problems(events, self.overloads + n, after) for n in range(self.unsure + 1)]
+        tries = [event_problems(events, self.overloads + n) for n in range(self.unsure + 1)]
         problems = min(tries, key=len)
         if again := {event["id"] for event in events} & self.forgotten:
             problems.append(f"ids of forgotten events were given again: {sorted(again)}")

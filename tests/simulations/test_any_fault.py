@@ -9,10 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.simulations.faults import FAULTS, Backups, Fault, strike
-from tests.simulations.remote_events import counted
 from tests.simulations.replicas import Replicas
 from tests.support.background import meanwhile
-from tests.support.event_checks import shown
+from tests.support.event_checks import counted, shown
 from tests.support.exploring import examples
 
 CRASHES = [Fault("kill", 0, after, lasts) for after, lasts in ((0.0, 1.505), (0.2, 0.99), (0.0, 2.906))]

@@ -6,26 +6,53 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 STATUS_EVENTS = ("backpressure_active", "backpressure_warning", "recovery")
+TOTALS = ("active", "warning", "recovery")
+"""The names of their totals in `get.metrics`."""
 MONITORING_EVENTS = ("monitoring_lost", "monitoring_restored")
 
 Event = Mapping[str, Any]
 """An event as it is on the wire, decoded."""
 
 
-def event_problems(events: Sequence[Event], incidents: int | None = None, after: int = 0) -> list[str]:
+def event_problems(events: Sequence[Event], incidents: int | None = None) -> list[str]:
     """What is wrong in the events of one subject, in the order of the stream; each problem in words.
 
-    `incidents`: how many overloads there were, all of them over. `after`: the number before the first event.
+    `incidents`: how many overloads there were, all of them over.
     """
-    problems = [*_numbering(events, after), *_moves(events), *_incidents(events), *_monitoring(events)]
+    problems = [*_numbering(events), *_moves(events), *_incidents(events), *_monitoring(events)]
     rises = [event for event in events if event["type"] in STATUS_EVENTS and event["from"] == "inactive"]
     if incidents is not None and len(rises) != incidents:
         problems.append(f"{len(rises)} incidents were published, there were {incidents} overloads")
+    if incidents is not None and last_status(events)[0] != "inactive":
+        problems.append(f"incident {last_status(events)[1]} is not closed")
     return problems
 
 
-def state_problems(events: Sequence[Event], state: Mapping[str, Any]) -> list[str]:
-    """Where the stored state is not what the events lead to."""
+def counted(events: Iterable[Event]) -> dict[str, int]:
+    """The status events by type, as `get.metrics` counts them."""
+    kinds = [event["type"] for event in events]
+    return {kind: kinds.count(kind) for kind in STATUS_EVENTS}
+
+
+def count_problems(
+    events: Sequence[Event], state: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """Where an answer to `get.metrics` about the last day counts other events than the stream has. Totals begin anew
+    with an epoch."""
+    expected, problems = counted(events), set()
+    for answer in answers:
+        if (windowed := answer["windows"]["24h"]["events"]) != expected:
+            problems.add(f"a window counts {windowed}, published are {expected}")
+        totals = {kind: answer[f"{name}_events"] for kind, name in zip(STATUS_EVENTS, TOTALS, strict=True)}
+        if {event["epoch"] for event in events} == {state["epoch"]} and totals != expected:
+            problems.add(f"the totals are {totals}, published are {expected}")
+    return sorted(problems)
+
+
+def state_problems(events: Sequence[Event], state: Mapping[str, Any] | None) -> list[str]:
+    """Where the stored state is not what the events lead to; None is one that cannot be read."""
+    if state is None:
+        return ["nothing is stored that can be read"]
     problems = []
     status, incident = last_status(events)
     expected = {"seq": events[-1]["seq"] if events else 0, "incident": incident}
@@ -76,14 +103,14 @@ def shown(events: Iterable[Event]) -> str:
     )
 
 
-def _numbering(events: Sequence[Event], after: int) -> list[str]:
+def _numbering(events: Sequence[Event]) -> list[str]:
     problems = []
     ids = [event["id"] for event in events]
     if len(set(ids)) < len(ids):
         problems.append(f"the same id twice: {sorted({one for one in ids if ids.count(one) > 1})}")
     numbers = [event["seq"] for event in events]
-    if numbers != list(range(after + 1, after + 1 + len(numbers))):
-        problems.append(f"seq is not {after + 1} and up by one: {numbers}")
+    if numbers != list(range(1, 1 + len(numbers))):
+        problems.append(f"seq is not 1 and up by one: {numbers}")
     return problems
 
 
