@@ -160,9 +160,10 @@ class Interrupted(Exception):
     """Raised by the handler of a signal, as Celery's SoftTimeLimitExceeded is."""
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["admit", "close"])
 @pytest.mark.parametrize("where", ["acquire", "release"])
 async def test_what_a_signal_handler_raises_in_admit_leaves_no_lock_held_for_good(
-    where: str, threaded: Make, states: States
+    where: str, ends: bool, threaded: Make, states: States
 ) -> None:
     await states.put(active())
     client = threaded()
@@ -190,10 +191,13 @@ async def test_what_a_signal_handler_raises_in_admit_leaves_no_lock_held_for_goo
         client.admit(SUBJECT)
     client._lock = lock
     assert lock._is_owned()  # type: ignore[attr-defined]
-    assert not client.admit(SUBJECT)
+    if ends:
+        client.close()
+    else:
+        assert not client.admit(SUBJECT)
+        await states.put(state())
+        await admits(client, True)
     assert not lock._is_owned()  # type: ignore[attr-defined]
-    await states.put(state())
-    await admits(client, True)
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before it runs", "when it runs"])

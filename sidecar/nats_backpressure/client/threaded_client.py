@@ -44,8 +44,8 @@ class ThreadedClient:
     its child with a thread, a connection and counters of the child's own. With gevent or eventlet it admits everything.
     """
 
-    _admitting: bool
-    """Whether the lock is held for an `admit`."""
+    _admitting: int
+    """The thread that holds the lock for an `admit`; 0 for none."""
 
     def __init__(
         self,
@@ -108,20 +108,24 @@ class ThreadedClient:
         After `close` the states that it has grow old, and then it admits."""
         if not self._started:
             self._start()
-        lock = self._lock
-        # As threading.Condition asks it:
-        if lock._is_owned() and (self._admitting or (self._thread and self._thread.is_current)):  # type: ignore[attr-defined]
-            return self._client.admit(subject, priority)  # `on_count`, or a handler of log lines, calls us again
+        lock, me = self._lock, threading.get_ident()
+        if lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition asks it
+            if self._admitting == me or (self._thread and self._thread.is_current):
+                return self._client.admit(subject, priority)  # `on_count`, or a handler of log lines, calls us again
+            self._unlock()
         try:
             if not lock.acquire(timeout=LOCK_SECONDS):
                 return self._admitted_unasked()
-            self._admitting = True
+            self._admitting = me
             return self._client.admit(subject, priority)
         finally:
-            # Where the handler of a signal raised between these lines, this thread still has the lock from then.
-            while lock._is_owned():  # type: ignore[attr-defined]
-                self._admitting = False
+            # The handler of a signal may raise after each call: before the first one here the lock is freed, or it was
+            # just acquired. What is left then the next `admit` of this thread frees.
+            if self._admitting == me:
+                self._admitting = 0
                 lock.release()
+            else:
+                self._unlock()
 
     def start(self, wait: float = 0.0) -> bool:
         """Start following the states, where the first `admit` should not be what does. Returns whether every state was
@@ -133,17 +137,24 @@ class ThreadedClient:
 
     def close(self) -> None:
         """End the thread and the connection, within 5 s."""
+        if self._admitting != threading.get_ident():
+            self._unlock()
         with self._starting:
             thread, self._thread = self._thread, None
             self._started = self._closed = True
         if thread is not None and not thread.stop(CLOSE_TIMEOUT):
             log.warning("the thread of the backpressure client did not end within %g s", CLOSE_TIMEOUT)
 
+    def _unlock(self) -> None:
+        """Free the lock if this thread has it, where the handler of a signal raised when it was acquired."""
+        while self._lock._is_owned():  # type: ignore[attr-defined]
+            self._lock.release()
+
     def _reset(self) -> None:
         """As before the first use in a process."""
         # RLocks: `on_count` and handlers of log lines may call us again.
         self._lock, self._starting, self._ready = threading.RLock(), threading.RLock(), threading.Event()
-        self._admitting = False
+        self._admitting = 0
         self._nc, self._thread, self._next_try = Client(), None, 0.0
         self._client: BackpressureClient = self._make(self._nc)
         self._started = self._closed or not self._needs_thread
