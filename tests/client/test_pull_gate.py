@@ -246,6 +246,30 @@ async def test_it_asks_while_the_last_message_is_worked_on_and_pulls_at_once_whe
 
 
 @pytest.mark.usefixtures("always_early")
+@pytest.mark.parametrize("end", ["ack", "ack_sync", "term", "unconfirmed"])
+async def test_an_early_grant_is_pulled_once_the_server_has_counted_the_last_ack(
+    client: BackpressureClient, nc: Client, subscription: Subscription, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pull that is sent after an ack may overtake it, and then one more is in flight."""
+    monkeypatch.setattr("nats_backpressure.client.held_messages.CONFIRM_WAIT", 0.05 if end == "unconfirmed" else 30.0)
+    await publish(nc, 9)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30, grant_seconds=60)
+    async with FakeDecisionService(nc, grants(2)) as service:
+        for message in await gate.fetch(5):
+            await message.ack()
+        messages = await gate.fetch(5)
+        await early_question(gate, service, messages)
+        if end == "unconfirmed":
+            messages[-1].reply = "nobody.answers"
+            await nc.subscribe(messages[-1].reply)
+        await getattr(messages[-1], end if end != "unconfirmed" else "ack")()
+        asked = len(service.requests)
+        assert len(await gate.fetch(5)) == 2
+        assert len(service.requests) - asked == (end in ("term", "unconfirmed"))
+        assert not gate._inbox._waiting
+
+
+@pytest.mark.usefixtures("always_early")
 @pytest.mark.parametrize("end", ["hold", "drop", "delay"])
 async def test_what_is_not_acknowledged_before_the_next_fetch_is_taken_off_an_early_grant(
     client: BackpressureClient, nc: Client, subscription: Subscription, end: str
@@ -634,6 +658,7 @@ async def test_workers_on_separate_connections_never_take_more_than_the_room(
 
     def answer(request: dict[str, Any]) -> Answer:
         nonlocal out, most
+        out -= request["unused"]
         n = min(request["max_messages"], room - out)
         out += n
         most = max(most, out)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from msgspec import Struct
 
 from nats_backpressure.client.held_messages import HeldMessages
+from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.requests import Answer
 
 GRANT_SECONDS = 1.0
@@ -38,9 +39,14 @@ class GrantQuestions:
     and were not returned yet."""
 
     def __init__(
-        self, decide: Callable[..., Awaitable[Answer]], held: HeldMessages, kept: Callable[[], int], seconds: float
+        self,
+        decide: Callable[..., Awaitable[Answer]],
+        held: HeldMessages,
+        kept: Callable[[], int],
+        seconds: float,
+        inbox: Inbox,
     ) -> None:
-        self._decide, self._held, self._kept, self._seconds = decide, held, kept, seconds
+        self._decide, self._held, self._kept, self._seconds, self._inbox = decide, held, kept, seconds, inbox
         self._unused = self._unseen = 0
         """What is left of the last grant, and what was delivered with a pull that was cancelled, if it was."""
         self._size, self._answered_at = 0, -math.inf
@@ -57,6 +63,7 @@ class GrantQuestions:
         """While somebody works on the last message: it is acknowledged before the grant is pulled."""
         may = self._early is None and self._answered and time.monotonic() >= self._no_early_until
         if may and self._held.look() + self._kept() == 1:
+            self._held.confirm(self._inbox)
             self._early = asyncio.create_task(self._ask(batch, ahead=1), name="ask early")
             return self._early
         return None
@@ -82,10 +89,13 @@ class GrantQuestions:
         if early is None:
             return None
         await asyncio.wait({early})
+        confirmed = await self._held.is_confirmed()
         if early.cancelled() or not (grant := early.result()).answered:
             return None
         if too_many := self._held.look() + self._kept() + self._held.lost:
             self._no_early_until = time.monotonic() + NO_EARLY
+        elif not confirmed:
+            return None
         n = min(grant.n, batch) - too_many
         return Grant(n, 0.0, grant.asked_at, True) if n > 0 and self.left(grant) > LEAST_LEFT else None
 

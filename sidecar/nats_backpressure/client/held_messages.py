@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from sys import getrefcount
 
 from nats.aio.msg import Msg
 
+from nats_backpressure.client.inbox import Inbox
+
+CONFIRM_WAIT = 0.25
+"""Seconds until the server has confirmed an ack, at most; it takes a round trip."""
 MOST_HELD = 65_536
 """Messages that count as held at most; then the oldest do no more."""
 
@@ -29,6 +34,9 @@ class HeldMessages:
         """As they were when that was last looked at."""
         self._ended = 0
         """How many ended since."""
+        self._confirming: Inbox | None = None
+        """Where the server is to confirm the next ack."""
+        self._confirmed: asyncio.Future[Msg] | None = None
         self._lost = 0
 
     def __len__(self) -> int:
@@ -49,6 +57,43 @@ class HeldMessages:
         """One is acknowledged, or returned; `lost`: with a delay, so that it stays in flight until that is over."""
         self._ended, self._lost = self._ended + 1, self._lost + lost
         self._tell()
+
+    def confirm(self, inbox: Inbox) -> None:
+        """Have the server say when it has counted the next ack: one that is sent before a pull may be counted after
+        it."""
+        self._forget_confirmation()
+        self._confirming = inbox
+
+    async def is_confirmed(self) -> bool:
+        """Whether it has; waits for it, CONFIRM_WAIT at most."""
+        try:
+            if self._confirmed is not None:
+                await asyncio.wait({self._confirmed}, timeout=CONFIRM_WAIT)
+            return self._confirmed is not None and self._confirmed.done()
+        finally:
+            self._forget_confirmation()
+
+    def _forget_confirmation(self) -> None:
+        if self._confirmed is not None:
+            self._confirmed.cancel()
+        self._confirming = self._confirmed = None
+
+    async def acknowledge(self, message: Msg) -> None:
+        """Raises what a publish raises."""
+        if self._confirming is None or not self._confirming.is_open or self._confirmed is not None:
+            await Msg.ack(message)
+        else:
+            message._check_reply()
+            self._confirmed = await self._confirming.send(message.reply)
+            message._ackd = True
+        self.end()
+
+    def note_confirmed(self, answer: Msg) -> None:
+        """The server has confirmed one to who acknowledged it."""
+        if self._confirming is not None and self._confirmed is None:
+            self._confirmed = asyncio.get_running_loop().create_future()
+            self._confirmed.set_result(answer)
+        self.end()
 
     def look(self) -> int:
         """Forget the messages that are acknowledged, and those that nobody but us has any more. Returns how many are
@@ -84,12 +129,11 @@ class HeldMessage(Msg):
     _holder: HeldMessages
 
     async def ack(self) -> None:
-        await super().ack()
-        self._holder.end()
+        await self._holder.acknowledge(self)
 
     async def ack_sync(self, timeout: float = 1) -> Msg:
         answer = await super().ack_sync(timeout)
-        self._holder.end()
+        self._holder.note_confirmed(answer)
         return answer
 
     async def nak(self, delay: float | None = None) -> None:

@@ -45,21 +45,32 @@ class Inbox:
 
     async def request(self, subject: str, payload: bytes, timeout: float) -> Msg:
         """Raises TimeoutError after `timeout` seconds, NoRespondersError, and what a publish raises."""
-        async with self._subscribing:
-            if self._subscription is None or self._subscription._closed:
-                self._subscription = await self._nc.subscribe(f"{self._prefix}.*", cb=self._receive)
-        self._sent += 1
-        reply = f"{self._prefix}.{self._sent}"
-        waiting = self._waiting[reply] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(timeout):
-                await self._nc.publish(subject, payload, reply=reply)
-                message: Msg = await waiting
-        finally:
-            del self._waiting[reply]
+        await self._subscribe()
+        async with asyncio.timeout(timeout):
+            message = await (await self.send(subject, payload))
         if not message.data and (message.headers or {}).get("Status") == NO_RESPONDERS:
             raise NoRespondersError
         return message
+
+    async def send(self, subject: str, payload: bytes = b"") -> asyncio.Future[Msg]:
+        """Returns once it is sent, with the reply to come; cancel that if you do not wait for it. Raises what a publish
+        raises."""
+        await self._subscribe()
+        self._sent += 1
+        reply = f"{self._prefix}.{self._sent}"
+        waiting = self._waiting[reply] = asyncio.get_running_loop().create_future()
+        waiting.add_done_callback(lambda _: self._waiting.pop(reply, None))
+        try:
+            await self._nc.publish(subject, payload, reply=reply)
+        except BaseException:
+            waiting.cancel()
+            raise
+        return waiting
+
+    async def _subscribe(self) -> None:
+        async with self._subscribing:
+            if self._subscription is None or self._subscription._closed:
+                self._subscription = await self._nc.subscribe(f"{self._prefix}.*", cb=self._receive)
 
     async def close(self) -> None:
         # Also while it connects again, or the next connection would have it.

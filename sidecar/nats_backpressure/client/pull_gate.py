@@ -63,7 +63,7 @@ class PullGate:
             consumer=consumer or subscription._consumer,
             inbox=self._inbox,
         )
-        self._questions = GrantQuestions(decide, self._held, lambda: self._pulls.kept, grant_seconds)
+        self._questions = GrantQuestions(decide, self._held, lambda: self._pulls.kept, grant_seconds, self._inbox)
         self._batch, self._returned, self._returned_at = 0, 0, -math.inf
         """The last fetch: what it asked for, how many it returned, and when."""
         self._per_message = math.inf
