@@ -22,8 +22,9 @@ MIN_WAIT, MAX_WAIT = 0.01, 1.0
 KEEPS_SIZE = 30.0
 """Seconds without a grant for which the size of the last one holds: that of the sidecar's restart, after which a burst
 would take in flight past its mark."""
-NO_EARLY = 10.0
-"""Seconds in which nothing is asked early after a fetch came before the last message was done: it may do so always."""
+NO_EARLY = 60.0
+"""Seconds in which nothing is asked early after a fetch came before the last message was done, or no ack was confirmed:
+it may be so always, as where no confirmation comes back from JetStream of another account."""
 
 
 class Grant(Struct, frozen=True):
@@ -95,6 +96,7 @@ class GrantQuestions:
         if too_many := self._held.look() + self._kept() + self._held.lost:
             self._no_early_until = time.monotonic() + NO_EARLY
         elif not confirmed:
+            self._no_early_until = time.monotonic() + NO_EARLY
             return None
         n = min(grant.n, batch) - too_many
         return Grant(n, 0.0, grant.asked_at, True) if n > 0 and self.left(grant) > LEAST_LEFT else None
