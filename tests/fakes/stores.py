@@ -10,7 +10,7 @@ from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.record_builder import rejection_event
 from nats_backpressure.core.subject.stored_state import newer_record, record_of
-from nats_backpressure.policy.rejection_marks import is_published
+from nats_backpressure.policy.rejection_marks import is_replaced
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.messages import Heartbeat
 from nats_backpressure.protocol.values import MONITORING_EVENTS, STATUS_EVENTS, EventType, Status
@@ -193,7 +193,8 @@ class FakeEventPublisher:
         if subject in self.refusing:
             raise Unavailable("the fake does not publish there now")
         published = [event for event in self.events if event.subject == subject]
-        if not is_published(refused.mark, [event.policy_revision for event in published if event.policy_revision][-1:]):
+        newest = [event.policy_revision for event in published if event.policy_revision][-1:]
+        if not newest or not is_replaced(refused.mark, newest[0]):
             self.events.append(
                 rejection_event(subject, refused, at, max((event.seq for event in published), default=0) + 1)
             )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 UNREAD = ":unread"
 """Ends the mark of a value that was not read, as the bucket is too full."""
 LONGEST_REVISION = 20
@@ -20,11 +18,11 @@ def is_of_revision(mark: str, revision: int) -> bool:
     return mark.removesuffix(UNREAD).endswith(f":{revision}")
 
 
-def is_published(mark: str, published: Iterable[str]) -> bool:
-    """Whether this refusal needs no event beside those with these marks, of one key: it has one, or its value was
-    replaced before a replica that was late could report it."""
-    bucket, place = _place(mark)
-    return any(mark == other or (_place(other)[0] == bucket != "" and place < _place(other)[1]) for other in published)
+def is_replaced(mark: str, published: str) -> bool:
+    """Whether the newest refusal that is published under a key is this one, or of a later value: then one that was late
+    has nothing to report. Not for a record, which outlives a bucket that goes back to earlier revisions."""
+    (bucket, place), (other, newest) = _place(mark), _place(published)
+    return mark == published or (bucket == other != "" and place < newest)
 
 
 def _place(mark: str) -> tuple[str, tuple[int, bool]]:

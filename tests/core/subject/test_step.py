@@ -810,17 +810,6 @@ def test_a_policy_refused_is_published_once_and_numbered_with_the_rest() -> None
     assert (rejected.was, rejected.now) == (Status.ACTIVE, Status.ACTIVE)
 
 
-def test_a_refused_policy_that_was_replaced_by_another_one_is_not_published_after_it() -> None:
-    """A replica that was late reports it when another one has reported the newer one: then the order would be wrong,
-    and it would be twice there once so many were announced that it is forgotten."""
-    world = World()
-    for revision in (9, 7):
-        world.feed(PolicyRefused(Rejection(f"b:{revision}", ())))
-        world.settled(pending=5)
-    assert world.published == ["policy_rejected"]
-    assert not world.state.rejections
-
-
 def test_several_refused_policies_are_published_once_each_also_after_restarts() -> None:
     """Of the bucket, and of the metadata of two consumers: each start refuses all of them again."""
     world = World()

@@ -14,7 +14,7 @@ from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.subject import publish_check
 from nats_backpressure.core.subject.publish_check import OwnEvent, PublishStep, StoredPosition
 from nats_backpressure.core.subject.record_builder import NO_EPOCH, event_id, rejection_event
-from nats_backpressure.policy.rejection_marks import is_published
+from nats_backpressure.policy.rejection_marks import is_replaced
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.policy.validation import shorten
 from nats_backpressure.protocol import messages
@@ -116,7 +116,7 @@ class JetStreamEventPublisher:
     async def publish_rejection(self, subject: str, rejection: Rejection, at: float) -> None:
         """No state numbers the events of such a key: it gets the number after what was last published there."""
         last = await self._newest(self._names.event(EventType.POLICY_REJECTED.value, subject))
-        if last is not None and is_published(rejection.mark, (_read(last, subject).policy_revision,)):
+        if last is not None and is_replaced(rejection.mark, _read(last, subject).policy_revision):
             return
         newest = await self._newest(self._names.event("*", subject))
         epoch = (_read(newest, subject).epoch if newest else "") or NO_EPOCH

@@ -28,7 +28,6 @@ from nats_backpressure.core.subject.state import (
     deciding_policy,
     judged_status,
 )
-from nats_backpressure.policy.rejection_marks import is_published
 from nats_backpressure.policy.schema import Rejection, in_force
 from nats_backpressure.protocol.patterns import encode
 from nats_backpressure.protocol.timestamps import Now
@@ -141,7 +140,7 @@ class RecordBuilder:
         """Add a `policy_rejected` event for each refused policy that has none; without room it waits."""
         for refused in self.state.rejections:
             announced, status = self.record.announced_rejections, self.record.status
-            if is_published(refused.mark, announced) or not self.room or self.state.unstored:
+            if refused.mark in announced or not self.room or self.state.unstored:
                 continue
             self._add_event(EventType.POLICY_REJECTED, status, status, self.record.reasons, refused=refused)
             announced = (*announced, refused.mark)[-MOST_REJECTIONS:]

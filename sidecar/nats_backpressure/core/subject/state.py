@@ -18,7 +18,6 @@ from nats_backpressure.core.model.reading import Account
 from nats_backpressure.core.status.alert_times import RunKey, seen_to
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject.admitting import Admitting, admitting
-from nats_backpressure.policy.rejection_marks import is_published
 from nats_backpressure.policy.schema import Override, Policy, Rejection
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
@@ -275,7 +274,7 @@ def without_announced_rejections(state: SubjectState) -> SubjectState:
     if not state.rejections or state.record is None:
         return state
     announced = state.record.announced_rejections
-    return replace(state, rejections=tuple(one for one in state.rejections if not is_published(one.mark, announced)))
+    return replace(state, rejections=tuple(one for one in state.rejections if one.mark not in announced))
 
 
 def proved_at(state: SubjectState, proofs: Proofs) -> float:
