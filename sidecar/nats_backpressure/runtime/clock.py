@@ -32,9 +32,8 @@ class SystemClock:
         mono = time.monotonic()
         return Now(mono, self._server.wall(mono, time.time()))
 
-    def mono(self) -> float:
-        """The monotonic part of `now`."""
-        return time.monotonic()
+    mono = staticmethod(time.monotonic)
+    """The monotonic part of `now`; asked for twice with each decision."""
 
     async def sleep(self, seconds: float) -> None:
         if seconds < LONG:

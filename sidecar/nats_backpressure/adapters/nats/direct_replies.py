@@ -12,6 +12,7 @@ from nats.aio.client import Client
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.patched_client import PatchedClient
 
+CONNECTED = Client.CONNECTED
 UNSENT_REPLIES = 1024 * 1024
 """Bytes of replies that wait to be sent; beyond, a request takes the ordinary way, whose queue is bounded."""
 LONGEST_REPLY_SUBJECT = 2000
@@ -40,7 +41,9 @@ class DirectReplies:
     def reply(self, subscription: int, subject: bytes, inbox: bytes, payload: bytes) -> bool:
         """Reply to a request, if it can be answered at once; returns whether it was."""
         answer, client = self._answers.get(subscription), self._client
-        if answer is None or not self._may_send or len(inbox) > LONGEST_REPLY_SUBJECT:
+        if answer is None or client._status != CONNECTED or len(inbox) > LONGEST_REPLY_SUBJECT:
+            return False
+        if client._pending_data_size > UNSENT_REPLIES:
             return False
         queue, flusher = client._flush_queue, client._flusher_task
         if queue is None or flusher is None:
@@ -67,10 +70,6 @@ class DirectReplies:
         stats["out_bytes"] += size
         self._in_turn += 1
         return True
-
-    @property
-    def _may_send(self) -> bool:
-        return self._client._status == Client.CONNECTED and self._client._pending_data_size <= UNSENT_REPLIES
 
     @property
     def pause_due(self) -> bool:
