@@ -92,11 +92,18 @@ def machine() -> Machine:
 
 
 def commit() -> str:
-    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+", "--exclude=*"]
+    """Of the code as it is now; what was measured before may be in RESULTS, which is no code."""
     try:
-        return subprocess.run(git, capture_output=True, text=True).stdout.strip()
+        named, changed = (
+            subprocess.run(["git", "-C", str(HERE), *arguments], capture_output=True, text=True)
+            for arguments in (
+                ("describe", "--always", "--exclude=*"),
+                ("diff", "--quiet", "HEAD", "--", ":/", f":(exclude,top){HERE.name}/{RESULTS.name}"),
+            )
+        )
     except OSError:
         return ""
+    return named.stdout.strip() + "+" * (named.returncode == 0 and changed.returncode == 1)
 
 
 def _processor() -> str:
