@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.errors import BadSubscriptionError, ConnectionClosedError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
+from nats.js.errors import FetchTimeoutError
 
 from nats_backpressure.client import BackpressureClient, PullGate
 from nats_backpressure.client.inbox import Inbox
@@ -139,6 +140,8 @@ async def test_it_gives_up_in_time_as_the_subscription_does(
         with pytest.raises(NatsTimeoutError):
             await gate.fetch(5, timeout=0.3)
         assert time.monotonic() - began >= 0.25
+        with pytest.raises(FetchTimeoutError):
+            await gate.fetch(5, timeout=0.3, heartbeat=0.1)
     if n:
         await publish(nc, 1)
         assert len(await subscription.fetch(5, timeout=2)) == 1, "no pull is left behind to take it"

@@ -12,6 +12,7 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
+from nats.js.errors import FetchTimeoutError
 
 from nats_backpressure.client.client import CLOSE_TIMEOUT, BackpressureClient
 from nats_backpressure.client.grant_questions import GRANT_SECONDS, GrantQuestions
@@ -91,7 +92,7 @@ class PullGate:
             if messages:
                 return self._count(messages)
             await self._pause(min(wait, max(0.0, deadline - time.monotonic())))
-        raise NatsTimeoutError
+        raise FetchTimeoutError if heartbeat else NatsTimeoutError  # as nats-py
 
     async def messages(self, batch: int = 1) -> AsyncIterator[Msg]:
         """`async for message in gate.messages(batch=10)`: one message after another, `batch` pulled at a time. It ends
