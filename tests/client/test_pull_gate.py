@@ -214,6 +214,8 @@ async def test_it_reports_what_it_holds_what_it_lost_and_what_it_did_not_pull(
     reported = [(each["held"], each["lost"], each["unused"]) for _, each in service.requests]
     changes = [one for one, before in zip(reported, [None, *reported], strict=False) if one != before]
     assert changes == [(0, 0, 0), (1, 0, 0), (4, 0, 1), (4, 0, 0), (2, 2, 0), (2, 0, 0), (0, 0, 0)]
+    told = [(each["delayed"], each["delay_ms"]) for _, each in service.requests if "delayed" in each]
+    assert len(told) == 1 and told[0][0] == 1 and 0 < told[0][1] <= 60_000
 
 
 @pytest.fixture

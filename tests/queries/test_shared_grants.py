@@ -183,6 +183,30 @@ async def test_workers_that_report_what_they_hold_wait_for_nobody_and_keep_the_m
         assert refused == 0
 
 
+async def test_what_one_replica_was_told_is_due_is_granted_once_at_any() -> None:
+    async with running(2, 5) as world:
+        world.bus.delay = (0.01, 0.01)
+        world.inflight = 5
+        world.read()
+
+        def ask(replica: int, asker: str, **more: int) -> int:
+            request = ConsumerRequest(10, held=0, **more)
+            now = world.clock.now().mono
+            return world.pulls[replica].grant(PullRequest(request, [], (world.member,), None), asker, now).n
+
+        for replica, asker in enumerate("ab"):
+            ask(replica, asker)
+        await world.clock.run(EVERY)
+        ask(0, "a", lost=4, delayed=4, delay_ms=1000)
+        await world.clock.run(0.9)
+        assert [ask(1, "b"), ask(0, "a")] == [0, 0]
+        await world.clock.run(0.4)
+        granted = [ask(1, "b")]
+        await world.clock.run(0.05)
+        granted.append(ask(0, "a"))
+        assert granted[0] > 0 and sum(granted) <= 4
+
+
 async def test_what_was_delivered_before_another_granted_is_not_taken_off_its_grant() -> None:
     """The second replica was not asked for a while, in which thousands were delivered."""
     async with running(2) as world:

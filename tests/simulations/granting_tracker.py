@@ -22,7 +22,10 @@ class GrantingTracker(GrantTracker):
         lost: int = 0,
         ahead: int = 0,
     ) -> Grant:
-        offer = self.offer(member, Asked(n, asker, unused, held, lost, ahead), now, Share(replicas, 0), jitter)
+        return self.grant_to(Asked(n, asker, unused, held, lost, ahead), member, now, jitter, replicas)
+
+    def grant_to(self, asked: Asked, member: Member, now: float, jitter: float, replicas: int = 1) -> Grant:
+        offer = self.offer(member, asked, now, Share(replicas, 0), jitter)
         if offer.n:
-            self.add(offer.n, asker, now)
+            self.add(offer.n, asked.requester, now)
         return offer

@@ -109,7 +109,7 @@ class GrantQuestions:
         asked_at, unused, self._unused = time.monotonic(), self._unused, 0
         held, self._unseen = self._held.look() + self._kept() + self._unseen, 0
         decision = await self._decide(
-            max_messages=batch, unused=unused, held=held, lost=self._held.take_lost(), ahead=ahead, leaving=leaving
+            max_messages=batch, unused=unused, held=held, ahead=ahead, leaving=leaving, **self._held.take_lost()
         )
         n, wait = self._grant(decision, batch)
         self._answered = decision.failed_open is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Callable
 from sys import getrefcount
@@ -37,7 +39,9 @@ class HeldMessages:
         self._confirming: Inbox | None = None
         """Where the server is to confirm the next ack."""
         self._confirmed: asyncio.Future[Msg] | None = None
-        self._lost = 0
+        self._lost = self._delayed = 0
+        self._due_at = 0.0
+        """When the last of the delayed ones is due."""
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -53,9 +57,12 @@ class HeldMessages:
         gone = set(map(id, messages))
         self._messages = deque((message for message in self._messages if id(message) not in gone), MOST_HELD)
 
-    def end(self, lost: bool = False) -> None:
-        """One is acknowledged, or returned; `lost`: with a delay, so that it stays in flight until that is over."""
-        self._ended, self._lost = self._ended + 1, self._lost + lost
+    def end(self, delay: float | None = None) -> None:
+        """One is acknowledged, or returned; with a `delay` it is lost: it stays in flight until that is over."""
+        self._ended += 1
+        if delay:
+            self._lost, self._delayed = self._lost + 1, self._delayed + 1
+            self._due_at = max(self._due_at, time.monotonic() + delay)
         self._tell()
 
     def confirm(self, inbox: Inbox) -> None:
@@ -114,9 +121,12 @@ class HeldMessages:
         """How many were lost since `take_lost`."""
         return self._lost
 
-    def take_lost(self) -> int:
-        lost, self._lost = self._lost, 0
-        return lost
+    def take_lost(self) -> dict[str, int]:
+        """As fields of a question."""
+        lost, delayed, self._lost, self._delayed = self._lost, self._delayed, 0, 0
+        due_at, self._due_at = self._due_at, 0.0
+        left = max(0.0, due_at - time.monotonic())
+        return {"lost": lost} | ({"delayed": delayed, "delay_ms": math.ceil(1000 * left)} if lost else {})
 
     def _tell(self) -> None:
         if len(self._messages) - self._ended == 1:
@@ -138,7 +148,7 @@ class HeldMessage(Msg):
 
     async def nak(self, delay: float | None = None) -> None:
         await super().nak(delay)
-        self._holder.end(lost=bool(delay))
+        self._holder.end(delay)
 
     async def term(self) -> None:
         await super().term()

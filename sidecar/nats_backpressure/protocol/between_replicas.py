@@ -76,6 +76,10 @@ class SharedGrant(Struct, frozen=True):
     """Whether it asks no more."""
     unused: Annotated[int, Meta(ge=0)] = 0
     """What a leaving one gives back."""
+    delayed: Annotated[int, Meta(ge=0)] | None = None
+    """How many of the lost ones the asker returned with a delay."""
+    delay_ms: Annotated[int, Meta(ge=0)] = 0
+    """When the last of these is due."""
 
 
 class Grants(Struct, frozen=True):

@@ -61,6 +61,17 @@ class ConsumerRequest(Struct, frozen=True):
             "acknowledged: dropped, or returned with a delay.",
         ),
     ] = 0
+    delayed: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="How many of those in `lost` were returned with a delay; the others are due after the "
+            "consumer's ack wait. Once they are due, as many are granted also where they fill the mark: only a pull "
+            "makes the server deliver them again. Without this field that takes some seconds without an ack.",
+        ),
+    ] = None
+    delay_ms: Annotated[
+        int, Meta(ge=0, description="After how many milliseconds from now the last of those in `delayed` is due.")
+    ] = 0
     ahead: Annotated[
         int,
         Meta(

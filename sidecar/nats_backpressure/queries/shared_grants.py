@@ -49,6 +49,8 @@ class SharedGrants:
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
         grant = SharedGrant(key.stream, key.consumer, n, asked.requester, asked.held_beside(n), asked.n, asked.lost)
+        if asked.delayed is not None:
+            grant = replace(grant, delayed=asked.delayed, delay_ms=round(1000 * asked.delay))
         self._unsent.append(replace(grant, leaving=True, unused=asked.unused) if asked.leaving else grant)
         if len(self._unsent) == MOST_GRANTS:
             self._send()

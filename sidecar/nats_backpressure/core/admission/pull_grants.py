@@ -11,6 +11,7 @@ from collections import deque
 from msgspec import Struct
 from msgspec.structs import replace
 
+from nats_backpressure.core.admission.due_messages import DueMessages
 from nats_backpressure.core.admission.grant_shares import AskedReplicas, OwnGrants, Share
 from nats_backpressure.core.admission.requesters import GRANT_LIFE, Asked, Requesters
 from nats_backpressure.core.model.member import Member
@@ -53,6 +54,7 @@ class GrantTracker:
         self._own, self._asked = OwnGrants(), AskedReplicas()
         self._recent = _RecentRequesters()
         self._requesters = Requesters()
+        self._due = DueMessages()
         self._revival = _StallRecovery()
 
     def offer(self, member: Member, asked: Asked, now: float, share: Share, jitter: float) -> Grant:
@@ -65,14 +67,19 @@ class GrantTracker:
         if reading is None or reading.inflight is None or member.marks is None or member.marks.inflight is None:
             return Grant(asked.n, 0.0)
         if reading.acks_all:  # who pulled a message does not see that it is acknowledged by a later one
-            asked = replace(asked, held=None, lost=0, ahead=0)
-        target = _target(member, member.marks.inflight.overload)
+            asked = replace(asked, held=None, lost=0, ahead=0, delayed=None)
+        mark = member.marks.inflight.overload
+        target = _target(member, mark)
         self._requesters.ask(asked, reading, now)
         self._grants.give_back(asked.requester, asked.unused)
         granted = self._grants.outstanding(reading, now)
+        due = self._due.count(reading, self._requesters.held(), max(1, mark), now)
+        self._add_lost(asked, reading, now)
         read = reading.inflight + granted
         asked = self._with_ahead(_with_possible_held(asked, read, now - reading.at.mono), target, now)
         room = target - self._requesters.inflight(read, now) + asked.ahead
+        if due > 0:  # they are pulled first, and are in flight already
+            room = max(room, max(0, target - reading.inflight) + due - granted)
         fair = self._fair_part(asked, target, room, now)
         if fair > 0 or read == 0:
             self._revival.end(reading)
@@ -84,8 +91,8 @@ class GrantTracker:
             if n <= 0 and read == 0:
                 n = 1
             return Grant(min(asked.n, n), 0.0) if n > 0 else Grant(0, SHORTEST_WAIT * (1 + jitter), claim=True)
-        wait = _wait(reading, room, jitter)
-        n = self._revival.n(reading, granted, wait, now)
+        wait = min(_wait(reading, room, jitter), max(SHORTEST_WAIT, self._due.next_in(now)) * (1 + jitter))
+        n = self._revival.n(reading, granted + self._due.coming(now), wait, now)
         if n > 0:
             return Grant(min(asked.n, n), 0.0)
         return Grant(0, min(wait, REVIVING_WAIT * (0.5 + 0.5 * jitter)) if self._revival.on else wait)
@@ -126,6 +133,7 @@ class GrantTracker:
         self._grants.outstanding(reading, now)  # what was delivered until then belongs to earlier grants
         self._recent.alone(asked.requester, now)
         self._requesters.ask(asked, reading, now)
+        self._add_lost(asked, reading, now)
         self._asked.add_other(replica, now)
         if n > 0:
             self._count(n, asked.requester, now)
@@ -135,6 +143,15 @@ class GrantTracker:
         self._grants.give_back(asked.requester, asked.unused)
         held = 0 if reading.acks_all else asked.held or 0
         self._requesters.leave(asked.requester, held, reading, now)
+        if not reading.acks_all:
+            self._add_lost(asked, reading, now)
+
+    def _add_lost(self, asked: Asked, reading: Reading, now: float) -> None:
+        self._due.read(reading)
+        if asked.delayed is None:
+            return
+        self._due.add(asked.delayed, asked.delay, now)
+        self._due.add(asked.lost - asked.delayed, reading.ack_wait, now)
 
     def _count(self, n: int, requester: str, now: float) -> None:
         self._revival.record_grant(now)
@@ -318,7 +335,8 @@ class _StallRecovery:
     def record_grant(self, now: float) -> None:
         self._counted = now
 
-    def n(self, reading: Reading, granted: int, wait: float, now: float) -> int:
+    def n(self, reading: Reading, beside: int, wait: float, now: float) -> int:
+        """`beside`: what was granted, and what comes back only later than after an ack wait."""
         self._remember(reading)
         inflight = reading.inflight or 0
         still = inflight > 0 and reading.stall / 1000 + (now - reading.at.mono) >= min(reading.ack_wait, STILL)
@@ -332,7 +350,7 @@ class _StallRecovery:
         self._ceiling = inflight
         if reading.delivered_consumer - self._raised_at >= self._allowance:
             self._allowance, self._raised_at = 2 * self._allowance, reading.delivered_consumer
-        harmless = min(self._allowance, self._expired(reading, inflight)) - granted
+        harmless = min(self._allowance, self._expired(reading, inflight)) - beside
         return max(harmless, 1 if still and now - self._counted >= wait else 0)
 
     def _remember(self, reading: Reading) -> None:

@@ -7,6 +7,7 @@ what the workers need. Requesters that report how many messages they hold show t
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 
@@ -31,6 +32,8 @@ SLOT = 0.02
 """Seconds of a slot in which sums are remembered, so that their number is bounded."""
 GONE_PARTS = 100
 """Parts of the ack wait in which numbers of such messages are summed up, so that these are bounded."""
+MOST_GONE = 4 * GONE_PARTS
+"""Such numbers at most, whatever the ack wait becomes; then more are added to one that lasts longer."""
 
 
 class Asked(Struct, frozen=True):
@@ -50,6 +53,11 @@ class Asked(Struct, frozen=True):
     """How many of those it holds are acknowledged before it pulls."""
     leaving: bool = False
     """Whether it asks no more, and pulls nothing of its last grant."""
+    delayed: int | None = None
+    """How many of the lost ones were returned with a delay; the others are delivered again after the ack wait. None if
+    it does not report that."""
+    delay: float = 0.0
+    """Seconds until the last of these is delivered again."""
 
     def held_beside(self, n: int) -> int | None:
         """What counts as held beside a grant of `n`: at no moment it holds what it acknowledges before as well."""
@@ -97,7 +105,9 @@ class Requesters:
         """A request comes: what was granted before to this requester is pulled or given back."""
         self._read(reading, now)
         requester, held = asked.requester, asked.held
-        self._add_gone(asked.lost, now, reading, now)
+        delayed = asked.delayed or 0
+        self._add_gone(asked.lost - delayed, now, reading, now)
+        self._add_gone(delayed, now, reading, now, asked.delay)
         if held is None:
             self._plain_until = now + PLAIN_FOR
             return
@@ -134,6 +144,10 @@ class Requesters:
             return read
         return min(read, self._sum + self._excess(now))
 
+    def held(self) -> int:
+        """What those that report it hold at most."""
+        return self._sum
+
     def any_reports(self, now: float) -> bool:
         """Whether one that reports what it holds wants messages now."""
         return self._wanting.any(now)
@@ -169,9 +183,9 @@ class Requesters:
         gone = sum(n for _, n in self._gone)
         return max(gone, max((n for at, n in self._others if now - at <= OTHERS_FOR), default=0))
 
-    def _add_gone(self, n: int, since: float, reading: Reading, now: float) -> None:
-        """They are delivered again after the ack wait, and then held by somebody who reports them. At `since` they were
-        delivered, if ever."""
+    def _add_gone(self, n: int, since: float, reading: Reading, now: float, after: float = math.inf) -> None:
+        """They are delivered again after the ack wait, or `after`, and then held by somebody who reports them; until
+        then readings show them. At `since` they were delivered, if ever."""
         if n <= 0:
             return
         if since >= self._seen:
@@ -182,11 +196,13 @@ class Requesters:
             else:
                 unread.append((since, n))
         part = max(reading.ack_wait / GONE_PARTS, SLOT)
-        ends = part * math.ceil((now + max(OTHERS_FOR, reading.ack_wait)) / part)
-        if self._gone and self._gone[-1][0] >= ends:  # one that ends later was made under a longer ack wait
-            ends, before = self._gone.pop()
+        ends = part * math.ceil((now + max(OTHERS_FOR, min(after, reading.ack_wait))) / part)
+        place = bisect_left(self._gone, (ends, 0))
+        if place < len(self._gone) and (self._gone[place][0] == ends or len(self._gone) >= MOST_GONE):
+            ends, before = self._gone[place]
+            del self._gone[place]
             n += before
-        self._gone.append((ends, n))
+        self._gone.insert(place, (ends, n))
 
     def _read(self, reading: Reading, now: float) -> None:
         """A reading shows what others hold: what is more than the requesters held at most when it was made. That is

@@ -1,0 +1,75 @@
+"""DueMessages: messages in flight that nobody holds and the server delivers again, before any new one.
+
+A pull of these adds nothing to what is in flight, and only a pull ends that they fill the mark.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+
+from nats_backpressure.core.model.reading import Reading
+
+LATE = 0.1
+"""Seconds by which the server may be late with a message that is due; also of a slot in which they are summed up."""
+MOST_SLOTS = 256
+"""Slots that are remembered; then the messages of the last one count no more."""
+
+
+class DueMessages:
+    def __init__(self) -> None:
+        self._coming: list[tuple[int, int]] = []
+        """(slot in which they are due, number), in order."""
+        self._due = 0
+        """Those that were due at the last reading, and that no delivery until then can have been."""
+        self._seen: tuple[float, int] | None = None
+        """The last reading: its time, and its number of deliveries."""
+
+    def add(self, n: int, after: float, now: float) -> None:
+        """`n` messages are due after so many seconds, if nobody acknowledges them; after `read`."""
+        if n <= 0:
+            return
+        slot = math.ceil((now + after + LATE) / LATE)
+        for place, (there, more) in enumerate(self._coming):
+            if there == slot:
+                self._coming[place] = (slot, more + n)
+                return
+        insort(self._coming, (slot, n))
+        del self._coming[MOST_SLOTS:]
+
+    def count(self, reading: Reading, held: int, mark: float, now: float) -> int:
+        """How many are due now, less those delivered by the reading: each delivery may have been one of them.
+
+        One may be delivered before we take it for due, and be held or returned again: what is in flight beside those
+        that are `held` and those that come limits it. Where more is in flight than the mark allows, one that we took
+        for due was not (it reached max_deliver, or somebody asks for more time): then none is.
+        """
+        self.read(reading)
+        inflight = reading.inflight or 0
+        if inflight > mark:
+            self._due = 0
+            self._take_coming(now)
+        self._due = min(self._due, inflight)
+        due = self._due + sum(n for slot, n in self._coming if slot * LATE <= now)
+        return max(0, min(due, inflight - held - self.coming(now)))
+
+    def coming(self, now: float) -> int:
+        """How many are not due yet, at most."""
+        return sum(n for slot, n in self._coming if slot * LATE > now)
+
+    def next_in(self, now: float) -> float:
+        """Seconds until the next ones are due."""
+        return next((slot * LATE - now for slot, _ in self._coming if slot * LATE > now), math.inf)
+
+    def read(self, reading: Reading) -> None:
+        at, delivered = reading.at.mono, reading.delivered_consumer
+        before, self._seen = self._seen or (at, delivered), (at, delivered)
+        if delivered < before[1]:  # a consumer that was created again
+            self._coming, self._due = [], 0
+        elif at > before[0]:
+            self._due = max(0, self._due + self._take_coming(at) - (delivered - before[1]))
+
+    def _take_coming(self, until: float) -> int:
+        due = [n for slot, n in self._coming if slot * LATE <= until]
+        del self._coming[: len(due)]
+        return sum(due)

@@ -1,0 +1,79 @@
+"""What certainly comes back with the next pulls, and so adds nothing to what is in flight."""
+
+from __future__ import annotations
+
+import pytest
+
+from nats_backpressure.core.admission.due_messages import MOST_SLOTS, DueMessages
+from nats_backpressure.core.admission.requesters import Asked
+from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.status import thresholds
+from nats_backpressure.policy.schema import InflightRule, Policy
+from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import ConsumerKey
+from tests.simulations.granting_tracker import GrantingTracker
+
+KEY = ConsumerKey("S", "c")
+
+
+def reading(at: float, inflight: int = 5, delivered: int = 100, **more) -> Reading:
+    return Reading(KEY, Now(at, at), 1000, inflight, None, None, delivered_consumer=delivered, ack_rate=1.0, **more)
+
+
+@pytest.mark.parametrize(
+    ("at", "seen", "held", "n"),
+    [
+        pytest.param(100.9, reading(100.9), 0, 0, id="the delay is not over"),
+        pytest.param(101.3, reading(101.3), 0, 3, id="it is over"),
+        pytest.param(101.3, reading(100.5), 0, 3, id="since the reading"),
+        pytest.param(101.5, reading(101.5, delivered=102), 0, 1, id="two were delivered since: they may be of these"),
+        pytest.param(101.5, reading(101.5, inflight=2), 0, 2, id="no more than is in flight"),
+        pytest.param(101.5, reading(101.5), 4, 1, id="beside what is held"),
+        pytest.param(101.5, reading(101.5, inflight=6), 0, 0, id="over the mark one was not due"),
+        pytest.param(101.5, reading(101.5, delivered=7), 0, 0, id="of a consumer that was created again, none"),
+    ],
+)
+def test_how_many_are_due(at: float, seen: Reading, held: int, n: int) -> None:
+    due = DueMessages()
+    due.read(reading(100.0))
+    due.add(3, 1.0, 100.0)
+    due.count(reading(101.25) if at > 101.3 else seen, 0, 5, at - 0.01)
+    assert due.count(seen, held, 5, at) == n
+
+
+def test_those_that_come_later_are_none_of_those_in_flight_that_are_due() -> None:
+    """Of three that were delivered before we took them for due, and returned again."""
+    due = DueMessages()
+    due.read(reading(100.0))
+    due.add(3, 1.0, 100.0)
+    due.add(4, 9.0, 101.0)
+    assert due.count(reading(101.3), 0, 5, 101.3) == 1
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    due = DueMessages()
+    for n in range(10_000):
+        due.add(1, n / 3, 100.0)
+    assert len(due._coming) == MOST_SLOTS
+
+
+@pytest.mark.parametrize(
+    ("delayed", "n"),
+    [
+        pytest.param(5, 5, id="as many as were returned with a delay"),
+        pytest.param(2, 2, id="of dropped ones none before the ack wait"),
+        pytest.param(None, 0, id="of one that does not tell which they are, none"),
+    ],
+)
+def test_what_is_due_is_granted_once_where_it_fills_the_mark(delayed: int | None, n: int) -> None:
+    policy, tracker = Policy(inflight=InflightRule(5, 5, 5)), GrantingTracker()
+
+    def ask(at: float, lost: int = 0, delayed: int | None = None) -> int:
+        seen = reading(at, ack_wait=30.0)
+        member = Member(KEY, policy, reading=seen, proof=at, marks=thresholds.marks(policy, seen))
+        return tracker.grant_to(Asked(10, "a", 0, 0, lost, delayed=delayed, delay=1.0), member, at, 0.5).n
+
+    ask(99.9)
+    assert ask(100.0, 5, delayed) == 0
+    assert [ask(101.3), ask(101.31)] == [n, 0]

@@ -1,0 +1,120 @@
+"""Simulates workers that return messages with a delay, or drop them, on the JetStream of the pull simulation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nats_backpressure.core.admission.requesters import Asked
+from nats_backpressure.policy.schema import InflightRule, Policy
+from tests.core.admission.test_pull_simulation import JetStream, Simulation, Worker
+
+
+@dataclass
+class Returning(Simulation):
+    """Its workers report what they hold. Of each ten messages at their first `times` deliveries, so many are returned
+    with the delay, and so many dropped."""
+
+    returned: int = 0
+    dropped: int = 0
+    delay: float = 1.0
+    times: int = 2
+    deliveries: dict[int, int] = field(default_factory=dict)
+    delayed: dict[str, list[float]] = field(default_factory=dict)
+    tells: bool = True
+    """Whether they report how long a delay is."""
+
+    def finish(self, worker: Worker, message: int) -> None:
+        worker.handled += 1
+        n = self.deliveries[message] = self.deliveries.get(message, 0) + 1
+        fate = (7 * message + 3 * n) % 10
+        if n > self.times or fate >= self.returned + self.dropped:
+            self.js.ack(message, self.now)
+            return
+        worker.lost += 1
+        if fate < self.returned:
+            self.js.inflight[message] = self.now + self.delay
+            self.delayed.setdefault(worker.name, []).append(self.now + self.delay)
+
+    def ask(self, worker: Worker, ahead: int = 0) -> None:
+        until = self.delayed.pop(worker.name, []) if self.tells else []
+        asked = Asked(
+            worker.batch,
+            worker.name,
+            worker.unused,
+            len(worker.holding),
+            worker.lost,
+            delayed=len(until) if self.tells else None,
+            delay=max(0.0, max(until, default=0.0) - self.now),
+        )
+        grant = self.decisions.grant_to(asked, self.member, self.now, next(self.jitters))
+        worker.unused = worker.lost = 0
+        worker.asks_at = self.now + grant.wait
+        worker.pulls = (self.now + worker.linger, grant.n) if grant.n else None
+        self.note(grant)
+
+
+def simulated(mark: int, returned: int, dropped: int, delay: float = 1.0, ack_wait: float = 6.0, **more) -> Returning:
+    workers = [Worker(f"w{i}", 10, 0.01, 0.0, reports=True) for i in range(6)]
+    policy = Policy(inflight=InflightRule(mark, mark, mark))
+    js = JetStream(3000, 1000, ack_wait)
+    return Returning(js, workers, policy, tick=0.01, returned=returned, dropped=dropped, delay=delay, **more)
+
+
+@pytest.mark.parametrize(
+    ("returned", "dropped", "delay", "ack_wait", "within"),
+    [
+        pytest.param(1, 0, 1.0, 6.0, 18.0, id="some returned with a delay"),
+        pytest.param(3, 0, 1.0, 6.0, 36.0, id="many"),
+        pytest.param(2, 0, 1.0, 30.0, 27.0, id="however long the ack wait is"),
+        pytest.param(2, 0, 5.0, 30.0, 99.0, id="with a long delay"),
+        pytest.param(0, 1, 1.0, 2.0, 25.0, id="some dropped"),
+    ],
+)
+def test_messages_that_come_back_are_taken_up_soon_also_where_they_fill_the_mark(
+    returned: int, dropped: int, delay: float, ack_wait: float, within: float
+) -> None:
+    """At best each is in flight for its delay (or ack wait) and what the readings lag, and 40 are in flight."""
+    simulation = simulated(40, returned, dropped, delay, ack_wait)
+    assert simulation.run(4 * within) < within
+    assert simulation.js.acked == 3000
+    assert not simulation.too_many
+
+
+@given(
+    mark=st.sampled_from([1, 5, 20, 40]),
+    returned=st.integers(0, 6),
+    dropped=st.integers(0, 3),
+    delay=st.sampled_from([0.05, 0.3, 1.0, 4.0]),
+    ack_wait=st.sampled_from([0.5, 2.0, 6.0]),
+    times=st.integers(1, 4),
+    tells=st.booleans(),
+    dies=st.lists(st.floats(0, 8), max_size=5),
+    service=st.sampled_from([0.01, 0.05]),
+    linger=st.sampled_from([0.0, 0.1, 0.5]),
+)
+def test_the_mark_is_kept_whatever_is_returned_or_dropped(
+    mark: int,
+    returned: int,
+    dropped: int,
+    delay: float,
+    ack_wait: float,
+    times: int,
+    tells: bool,
+    dies: list[float],
+    service: float,
+    linger: float,
+) -> None:
+    """Where some workers die, and where they do not tell how long a delay is. A delay longer than the ack wait looks
+    like a dead worker once no ack moves."""
+    delay = min(delay, ack_wait)
+    simulation = simulated(mark, returned, dropped, delay, ack_wait, times=times, tells=tells)
+    simulation.js.messages, simulation.tick = 200, 0.05
+    for worker, until in zip(simulation.workers, [*dies, *[math.inf] * 6], strict=False):
+        worker.dies, worker.service, worker.linger = until, service, linger
+    simulation.run(30.0)
+    assert not simulation.too_many
