@@ -73,8 +73,8 @@ class GrantTracker:
         self._requesters.ask(asked, reading, now)
         self._grants.give_back(asked.requester, asked.unused)
         granted = self._grants.outstanding(reading, now)
+        self._add_lost(asked, reading, now)  # first: what it lost is not held any more
         due = self._due.count(reading, self._requesters.held(), max(1, mark), now)
-        self._add_lost(asked, reading, now)
         read = reading.inflight + granted
         asked = self._with_ahead(_with_possible_held(asked, read, now - reading.at.mono), target, now)
         room = target - self._requesters.inflight(read, now) + asked.ahead
