@@ -12,6 +12,8 @@ from nats_backpressure.core.model.reading import Reading
 
 LATE = 0.1
 """Seconds by which the server may be late with a message that is due; also of a slot in which they are summed up."""
+SOON = 4
+"""Slots before it counts as due in which a message may be delivered already."""
 MOST_SLOTS = 256
 """Slots that are remembered; then the messages of the last one count no more."""
 
@@ -22,6 +24,8 @@ class DueMessages:
         """(slot in which they are due, number), in order."""
         self._due = 0
         """Those that were due at the last reading, and that no delivery until then can have been."""
+        self._early = 0
+        """Deliveries that may have been of those that come soon."""
         self._seen: tuple[float, int] | None = None
         """The last reading: its time, and its number of deliveries."""
 
@@ -50,7 +54,7 @@ class DueMessages:
             self._due = 0
             self._take_coming(now)
         self._due = min(self._due, inflight)
-        due = self._due + sum(n for slot, n in self._coming if slot * LATE <= now)
+        due = self._due - self._early + sum(n for slot, n in self._coming if slot * LATE <= now)
         return max(0, min(due, inflight - held - self.coming(now)))
 
     def coming(self, now: float) -> int:
@@ -65,9 +69,11 @@ class DueMessages:
         at, delivered = reading.at.mono, reading.delivered_consumer
         before, self._seen = self._seen or (at, delivered), (at, delivered)
         if delivered < before[1]:  # a consumer that was created again
-            self._coming, self._due = [], 0
+            self._coming, self._due, self._early = [], 0, 0
         elif at > before[0]:
-            self._due = max(0, self._due + self._take_coming(at) - (delivered - before[1]))
+            due, spent = self._due + self._take_coming(at), self._early + delivered - before[1]
+            soon = sum(n for slot, n in self._coming if slot <= at / LATE + SOON)
+            self._due, self._early = max(0, due - spent), min(soon, max(0, spent - due))
 
     def _take_coming(self, until: float) -> int:
         due = [n for slot, n in self._coming if slot * LATE <= until]
