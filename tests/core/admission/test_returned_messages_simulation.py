@@ -27,6 +27,12 @@ class Returning(Simulation):
     delayed: dict[str, list[float]] = field(default_factory=dict)
     tells: bool = True
     """Whether they report how long a delay is."""
+    most: int = 0
+    """Messages in flight after a pull."""
+
+    def pull(self, worker: Worker, n: int) -> None:
+        super().pull(worker, n)
+        self.most = max(self.most, len(self.js.inflight))
 
     def finish(self, worker: Worker, message: int) -> None:
         worker.handled += 1
@@ -83,6 +89,18 @@ def test_messages_that_come_back_are_taken_up_soon_also_where_they_fill_the_mark
     assert simulation.run(4 * within) < within
     assert simulation.js.acked == 3000
     assert not simulation.too_many
+
+
+@pytest.mark.parametrize("delay", [8.0, 20.0])
+def test_while_workers_return_everything_the_mark_is_kept_and_after_that_all_is_taken_up_at_once(delay: float) -> None:
+    """What they need is away, say, until the first messages come back."""
+    simulation = simulated(40, 10, 0, delay, ack_wait=30.0, times=1)
+    simulation.js.messages = 440
+    simulation.deliveries = dict.fromkeys(range(60, 440), 1)
+    took = simulation.run(200.0)
+    assert simulation.js.acked == 440
+    assert took < 2 * delay + 3.0, took
+    assert simulation.most <= 40
 
 
 @given(

@@ -14,6 +14,8 @@ LATE = 0.1
 """Seconds by which the server may be late with a message that is due; also of a slot in which they are summed up."""
 SOON = 4
 """Slots before it counts as due in which a message may be delivered already."""
+SOON_BACK = 30.0
+"""Seconds for which nobody pulls beyond the mark while all that is in flight comes back later."""
 MOST_SLOTS = 256
 """Slots that are remembered; then the messages of the last one count no more."""
 
@@ -60,6 +62,10 @@ class DueMessages:
     def coming(self, now: float) -> int:
         """How many are not due yet, at most."""
         return sum(n for slot, n in self._coming if slot * LATE > now)
+
+    def are_all(self, inflight: int, now: float) -> bool:
+        """Whether all that is in flight comes back later, and the first of it soon."""
+        return 0 < inflight <= self.coming(now) and self.next_in(now) <= SOON_BACK
 
     def next_in(self, now: float) -> float:
         """Seconds until the next ones are due."""

@@ -92,6 +92,8 @@ class GrantTracker:
                 n = 1
             return Grant(min(asked.n, n), 0.0) if n > 0 else Grant(0, SHORTEST_WAIT * (1 + jitter), claim=True)
         wait = min(_wait(reading, room, jitter), max(SHORTEST_WAIT, self._due.next_in(now)) * (1 + jitter))
+        if self._due.are_all(reading.inflight, now):
+            return Grant(0, wait)  # a pull would bring a new one
         n = self._revival.n(reading, granted + self._due.coming(now), wait, now)
         if n > 0:
             return Grant(min(asked.n, n), 0.0)
