@@ -7,10 +7,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.admission.grant_shares import ALONE
+from nats_backpressure.core.admission.open_grants import UNSEEN_LIFE
 from nats_backpressure.core.admission.pull_grants import (
     LONGEST_WAIT,
     SHORTEST_WAIT,
-    UNSEEN_LIFE,
     Grant,
 )
 from nats_backpressure.core.admission.requesters import GRANT_LIFE, OTHERS_FOR, Asked, Requesters
