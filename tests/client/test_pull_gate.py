@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.errors import BadSubscriptionError, ConnectionClosedError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
+from nats.js.api import AckPolicy
 from nats.js.errors import FetchTimeoutError
 
 from nats_backpressure.client import BackpressureClient, PullGate
@@ -723,3 +724,25 @@ async def test_a_gate_that_pulls_while_its_client_closes_does_not_leave(nc: Clie
         await publish(nc, 1)
         assert len(await fetching) == 1
     assert not any(question.get("leaving") for _, question in service.requests)
+
+
+async def test_where_the_consumer_is_at_its_cap_no_pull_stays_at_the_server(
+    client: BackpressureClient, nc: Client
+) -> None:
+    """It would be served once there is room, without a grant, and to a worker that may be busy."""
+    js = nc.jetstream()
+    await js.add_stream(name="ORDERS", subjects=[SUBJECT])
+    await js.add_consumer("ORDERS", durable_name="router", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=3)
+    await publish(nc, 10)
+    subscription = await js.pull_subscribe_bind("router", "ORDERS")
+    gate = PullGate(client, subscription, SUBJECT)
+    async with FakeDecisionService(nc, grants(5)), asyncio.timeout(30):
+        messages: list[Msg] = []
+        while len(messages) < 3:
+            messages += await gate.fetch(5, timeout=1)
+        with pytest.raises(NatsTimeoutError):
+            await gate.fetch(5, timeout=0.3)
+        for message in messages:
+            await message.ack_sync()
+    info = await subscription.consumer_info()
+    assert (info.num_ack_pending, info.num_waiting) == (0, 0)

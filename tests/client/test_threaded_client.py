@@ -356,3 +356,15 @@ async def test_each_process_that_is_forked_has_a_connection_of_its_own(server: N
     assert len(children) == 3 and all(child["refused"] and child["first_counts"] == 1 for child in children)
     assert parent["refused"] and parent["connected"] and parent["reconnects"] == 0
     assert len({line["port"] for line in lines}) == 4, "a connection each"
+
+
+def test_the_loop_may_close_it_too(threaded: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """As `on_count` and handlers of log lines can."""
+    client = threaded()
+    client.start()
+    thread = client._thread
+    assert thread is not None
+    thread._loop.call_soon_threadsafe(client.close)
+    thread._loop.call_soon_threadsafe(client.admit, SUBJECT)
+    assert thread.stop(60)
+    assert not [record for record in caplog.records if record.exc_info]

@@ -168,7 +168,7 @@ async def test_workers_that_report_what_they_hold_wait_for_nobody_and_keep_the_m
         for step in range(60):
             for worker in rng.sample(range(workers), workers):
                 held[worker] = rng.choice([0, 0, held[worker] // 2])
-                if held[worker] == 0 and rng.random() < replaced:
+                if new := held[worker] == 0 and rng.random() < replaced:
                     world.ask(rng.randrange(replicas), f"{worker}.{generations[worker]}", 10, 0, leaving=True)
                     generations[worker] += 1
                     await world.clock.run(0.02)
@@ -177,7 +177,7 @@ async def test_workers_that_report_what_they_hold_wait_for_nobody_and_keep_the_m
                 world.delivered += n
                 world.inflight = sum(held)
                 most = max(most, sum(held))
-                refused += step > 20 and held[worker] == 0
+                refused += step > 20 and held[worker] == 0 and not new  # another replica may give its place away now
                 await world.clock.run(0.02)
         assert most <= mark
         assert refused == 0

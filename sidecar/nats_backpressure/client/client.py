@@ -227,9 +227,9 @@ class BackpressureClient(LocalAdmission):
 
     async def close(self) -> None:
         """Stop following and asking; `admit` goes on with the states it has, as they age."""
-        leaving = [asyncio.create_task(gate.leave()) for gate in tuple(self._gates)]
-        if leaving:
-            await asyncio.wait(leaving, timeout=CLOSE_TIMEOUT)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await asyncio.gather(*(gate.leave() for gate in tuple(self._gates)), return_exceptions=True)
         tasks, self._tasks, self._started = [*self._tasks, *self._pulls], [], False
         for task in tasks:
             task.cancel()

@@ -12,6 +12,7 @@ from sys import getrefcount
 from nats.aio.msg import Msg
 
 from nats_backpressure.client.inbox import Inbox
+from nats_backpressure.protocol.requests import LONGEST_DELAY_MS
 
 CONFIRM_WAIT = 0.25
 """Seconds until the server has confirmed an ack, at most; it takes a round trip."""
@@ -125,8 +126,8 @@ class HeldMessages:
         """As fields of a question."""
         lost, delayed, self._lost, self._delayed = self._lost, self._delayed, 0, 0
         due_at, self._due_at = self._due_at, 0.0
-        left = max(0.0, due_at - time.monotonic())
-        return {"lost": lost} | ({"delayed": delayed, "delay_ms": math.ceil(1000 * left)} if lost else {})
+        left = min(LONGEST_DELAY_MS, math.ceil(1000 * max(0.0, due_at - time.monotonic())))
+        return {"lost": lost} | ({"delayed": delayed, "delay_ms": left} if lost else {})
 
     def _tell(self) -> None:
         if len(self._messages) - self._ended == 1:

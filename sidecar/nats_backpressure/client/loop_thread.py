@@ -13,6 +13,13 @@ from typing import Any
 
 from nats_backpressure.client.stats import log
 
+_here = threading.local()
+
+
+def in_loop_thread() -> bool:
+    """Whether the thread that asks is that of a loop: it holds its lock."""
+    return getattr(_here, "is_loop", False)
+
 
 class UnlockedWait(DefaultSelector):
     """What an event loop waits with; the lock is free meanwhile."""
@@ -57,11 +64,6 @@ class LoopThread:
             self._loop.close()
             raise
 
-    @property
-    def is_current(self) -> bool:
-        """Whether it is the thread that asks."""
-        return self._thread is threading.current_thread()
-
     def stop(self, timeout: float) -> bool:
         """End it; whether it has ended within `timeout` seconds. Not with the lock held."""
         with suppress(RuntimeError):  # it has ended already
@@ -76,6 +78,7 @@ class LoopThread:
         if not self._runs.acquire(blocking=False):
             return
         self._thread = threading.current_thread()
+        _here.is_loop = True
         with self._lock, asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             try:
                 runner.run(self._main(self._stop))

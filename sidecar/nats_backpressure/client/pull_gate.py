@@ -121,9 +121,11 @@ class PullGate:
     async def leave(self) -> None:
         """Give the gate's part of the mark to other gates: this one asks no more, or as a new one. Closing the client
         does that, too. Without it the sidecar notices within seconds."""
-        if self._inbox.is_open and not self._turn.locked():
-            await self._questions.leave()
-            await self._inbox.close()
+        nc = self._subscription._nc
+        if self._inbox.is_open and not self._turn.locked() and nc.is_connected and not nc.is_draining:
+            async with self._turn:
+                await self._questions.leave()
+                await self._inbox.close()
 
     @property
     def pending_msgs(self) -> int:

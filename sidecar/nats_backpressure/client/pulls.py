@@ -10,8 +10,10 @@ from nats.js.api import Header, StatusCode
 
 BATCH_WAIT = 0.02
 """Seconds that the server has to say what is there; what it sends later is late."""
+TAKEN_WITHIN = 0.005
+"""Seconds in which the server sends what it has. It does not end such a pull before, where it has less."""
 LATE_WAIT = 1.0
-"""Seconds to take a message that is here already: a bound that nothing reaches."""
+"""Seconds to take what is here already, or on its way: a bound that nothing reaches."""
 
 
 class Pulls:
@@ -72,31 +74,35 @@ class Pulls:
         if n > 1 and _others_wait(messages[0]):
             messages += await self.late(n - 1)
             if len(messages) == 1:
-                await self._take(n - 1, self._batch_wait, messages)
+                await self._take(n - 1, LATE_WAIT, messages)
 
     async def _take(self, n: int, timeout: float, messages: list[Msg]) -> bool:
         """Add up to `n` that the server has now. Returns whether it says that it has none at all."""
-        request, most = b'{"batch":%d,"no_wait":true}' % n, len(messages) + n
+        # Without an end it would stay at the server where the consumer is at its cap, and be served at any time.
+        request, most = b'{"batch":%d,"no_wait":true,"expires":%d}' % (n, 1e9 * TAKEN_WITHIN), len(messages) + n
         await self._subscription._nc.publish(self._subscription._nms, request, self._subscription._deliver)
-        until = time.monotonic() + timeout
+        end = (began := time.monotonic()) + timeout
+        until = min(end, began + TAKEN_WITHIN + self._batch_wait)
         while len(messages) < most and (left := until - time.monotonic()) > 0:
             try:
                 message = await self._subscription._sub.next_msg(timeout=left)
             except TimeoutError:
-                return False
+                return not messages
             if (status := JetStreamContext.is_status_msg(message)) is None:
                 messages.append(message)
-                until = min(until, time.monotonic() + self._batch_wait)
+                until = min(end, time.monotonic() + self._batch_wait)
             elif status == StatusCode.NO_MESSAGES:
                 return not messages
-            elif not _ends_older(message):
+            elif messages:  # the end of this pull, or else what comes still is late
+                return False
+            elif not _is_timeout(message):
                 JetStreamContext._is_processable_msg(status, message)  # raises for an error that stays
                 return False
-        return False
+        return not messages
 
 
-def _ends_older(message: Msg) -> bool:
-    """Whether this ends an earlier pull, one that waited."""
+def _is_timeout(message: Msg) -> bool:
+    """Whether this ends a pull that waited: this one, or an earlier one."""
     headers = message.headers or {}
     return headers.get(Header.STATUS) == StatusCode.REQUEST_TIMEOUT and "Nats-Pending-Messages" in headers
 

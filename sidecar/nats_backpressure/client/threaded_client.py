@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats_backpressure.client.admission import Admission
 from nats_backpressure.client.cached_admission import CachedAdmission
 from nats_backpressure.client.client import BackpressureClient
-from nats_backpressure.client.loop_thread import LoopThread
+from nats_backpressure.client.loop_thread import LoopThread, in_loop_thread
 from nats_backpressure.client.own_connection import checked_options, stay_connected
 from nats_backpressure.client.shedder import NORMAL
 from nats_backpressure.client.stats import Stats, log
@@ -110,7 +110,7 @@ class ThreadedClient:
             self._start()
         lock, me = self._lock, threading.get_ident()
         if lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition asks it
-            if self._admitting == me or (self._thread and self._thread.is_current):
+            if self._admitting == me or in_loop_thread():
                 return self._client.admit(subject, priority)  # `on_count`, or a handler of log lines, calls us again
             self._unlock()
         try:
@@ -123,7 +123,10 @@ class ThreadedClient:
             # just acquired. What is left then the next `admit` of this thread frees.
             if self._admitting == me:
                 self._admitting = 0
-                lock.release()
+                try:  # noqa: SIM105  # a call before it could raise
+                    lock.release()
+                except RuntimeError:  # the handler asked too, and freed it
+                    pass
             else:
                 self._unlock()
 
@@ -137,7 +140,7 @@ class ThreadedClient:
 
     def close(self) -> None:
         """End the thread and the connection, within 5 s."""
-        if self._admitting != threading.get_ident():
+        if self._admitting != threading.get_ident() and not in_loop_thread():
             self._unlock()
         with self._starting:
             thread, self._thread = self._thread, None

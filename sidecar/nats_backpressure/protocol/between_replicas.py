@@ -10,6 +10,8 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from nats_backpressure.protocol.requests import LONGEST_DELAY_MS, MOST_COUNTED
+
 SCHEMA = 1
 """Of these messages; one of another schema is not read."""
 PRESENCE, GRANTS = "presence", "grants"
@@ -66,19 +68,19 @@ class SharedGrant(Struct, frozen=True):
     consumer: Name
     n: Annotated[int, Meta(ge=0, le=10_000)]
     asker: Annotated[str, Meta(max_length=256)] = ""
-    held: Annotated[int, Meta(ge=0)] | None = None
+    held: Annotated[int, Meta(ge=0, le=MOST_COUNTED)] | None = None
     """What the asker reported to hold, less what it acknowledges before it pulls some of these."""
     wants: Annotated[int, Meta(ge=0, le=10_000)] = 0
     """How many messages it asked for."""
-    lost: Annotated[int, Meta(ge=0)] = 0
+    lost: Annotated[int, Meta(ge=0, le=MOST_COUNTED)] = 0
     """What the asker reported as lost."""
     leaving: bool = False
     """Whether it asks no more."""
-    unused: Annotated[int, Meta(ge=0)] = 0
+    unused: Annotated[int, Meta(ge=0, le=MOST_COUNTED)] = 0
     """What a leaving one gives back."""
-    delayed: Annotated[int, Meta(ge=0)] | None = None
+    delayed: Annotated[int, Meta(ge=0, le=MOST_COUNTED)] | None = None
     """How many of the lost ones the asker returned with a delay."""
-    delay_ms: Annotated[int, Meta(ge=0)] = 0
+    delay_ms: Annotated[int, Meta(ge=0, le=LONGEST_DELAY_MS)] = 0
     """When the last of these is due."""
 
 

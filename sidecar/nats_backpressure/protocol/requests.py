@@ -17,6 +17,10 @@ Moment = Annotated[datetime, Meta(tz=True)]
 
 MOST_MESSAGES = 10_000
 """Messages that one question of a consumer may ask for."""
+MOST_COUNTED = 1_000_000_000
+"""Messages that an asker may say it holds, lost or gives back: more than any can."""
+LONGEST_DELAY_MS = 1_000_000_000
+"""Milliseconds (11 days) that a delay lasts at most; a longer one is as long."""
 MOST_ATTEMPTS = 1000
 """The highest attempt of a caller that a question may name."""
 
@@ -44,10 +48,13 @@ class ConsumerRequest(Struct, frozen=True):
     stream: Annotated[str | None, Meta(description="The stream of the consumer, where several match.")] = None
     consumer: Annotated[str | None, Meta(description="The name of the consumer, where several match.")] = None
     unused: Annotated[
-        int, Meta(ge=0, description="How many messages of the last grant were not pulled and are given back.")
+        int,
+        Meta(
+            ge=0, le=MOST_COUNTED, description="How many messages of the last grant were not pulled and are given back."
+        ),
     ] = 0
     held: Annotated[
-        Annotated[int, Meta(ge=0)] | None,
+        Annotated[int, Meta(ge=0, le=MOST_COUNTED)] | None,
         Meta(
             description="How many messages the asker (the reply subject without its last token) has pulled and not yet "
             "acknowledged. One that reports it each time is granted an equal part, and waits for no reading."
@@ -57,12 +64,13 @@ class ConsumerRequest(Struct, frozen=True):
         int,
         Meta(
             ge=0,
+            le=MOST_COUNTED,
             description="How many messages the asker holds no more since its last question though they are not "
             "acknowledged: dropped, or returned with a delay.",
         ),
     ] = 0
     delayed: Annotated[
-        Annotated[int, Meta(ge=0)] | None,
+        Annotated[int, Meta(ge=0, le=MOST_COUNTED)] | None,
         Meta(
             description="How many of those in `lost` were returned with a delay; the others are due after the "
             "consumer's ack wait. Once they are due, as many are granted also where they fill the mark: only a pull "
@@ -70,12 +78,18 @@ class ConsumerRequest(Struct, frozen=True):
         ),
     ] = None
     delay_ms: Annotated[
-        int, Meta(ge=0, description="After how many milliseconds from now the last of those in `delayed` is due.")
+        int,
+        Meta(
+            ge=0,
+            le=LONGEST_DELAY_MS,
+            description="After how many milliseconds from now the last of those in `delayed` is due.",
+        ),
     ] = 0
     ahead: Annotated[
         int,
         Meta(
             ge=0,
+            le=MOST_COUNTED,
             description="How many of those in `held` the asker acknowledges before it pulls: it may ask while it still "
             "works on its last one.",
         ),

@@ -103,6 +103,26 @@ def test_while_workers_return_everything_the_mark_is_kept_and_after_that_all_is_
     assert simulation.most <= 40
 
 
+@pytest.mark.parametrize(("delayed", "lost"), [(5, 5), (0, 5), (None, 5), (2, 5)])
+def test_what_one_that_leaves_has_lost_is_in_flight_until_it_comes_back(delayed: int | None, lost: int) -> None:
+    simulation = simulated(10, 0, 0)
+    simulation.sample()
+
+    def ask(name: str, n: int, held: int) -> int:
+        return simulation.decisions.grant_to(Asked(n, name, held=held), simulation.member, simulation.now, 0.0).n
+
+    held = dict.fromkeys("ab", 0)
+    for name in "abab":
+        n = ask(name, 5 - held[name], held[name])
+        held[name] += len(simulation.js.pull(n, simulation.now))
+        simulation.now += 0.1
+        simulation.sample()
+    assert held == {"a": 5, "b": 5}
+    asked = Asked(1, "a", held=0, lost=lost, leaving=True, delayed=delayed, delay=10.0)
+    simulation.decisions.leave(asked, simulation.member.reading, simulation.now)
+    assert ask("c", 5, 0) == 0
+
+
 @given(
     mark=st.sampled_from([1, 5, 20, 40]),
     returned=st.integers(0, 6),

@@ -56,8 +56,7 @@ class GrantTracker:
         reading = member.reading
         if reading is None or reading.inflight is None or member.marks is None or member.marks.inflight is None:
             return Grant(asked.n, 0.0)
-        if reading.acks_all:  # who pulled a message does not see that it is acknowledged by a later one
-            asked = replace(asked, held=None, lost=0, ahead=0, delayed=None)
+        asked = _as_acked(asked, reading)
         mark = member.marks.inflight.overload
         target = _target(member, mark)
         self._requesters.ask(asked, reading, now)
@@ -124,6 +123,7 @@ class GrantTracker:
         """Count `n` messages that another replica granted, or that it claims (0); `reading` is the newest one."""
         self._grants.outstanding(reading, now)  # what was delivered until then belongs to earlier grants
         self._recent.alone(asked.requester, now)
+        asked = _as_acked(asked, reading)
         self._requesters.ask(asked, reading, now)
         self._add_lost(asked, reading, now)
         self._asked.add_other(replica, now)
@@ -133,10 +133,9 @@ class GrantTracker:
     def leave(self, asked: Asked, reading: Reading, now: float) -> None:
         """A requester asks no more."""
         self._grants.give_back(asked.requester, asked.unused)
-        held = 0 if reading.acks_all else asked.held or 0
-        self._requesters.leave(asked.requester, held, reading, now)
-        if not reading.acks_all:
-            self._add_lost(asked, reading, now)
+        asked = _as_acked(asked, reading)
+        self._requesters.leave(asked, reading, now)
+        self._add_lost(asked, reading, now)
 
     def _add_lost(self, asked: Asked, reading: Reading, now: float) -> None:
         self._due.read(reading)
@@ -149,6 +148,11 @@ class GrantTracker:
         self._recovery.record_grant(now)
         self._grants.add(n, requester, now)
         self._requesters.grant(requester, n, now)
+
+
+def _as_acked(asked: Asked, reading: Reading) -> Asked:
+    """Where a later message acknowledges it as well, who pulled one does not see that."""
+    return replace(asked, held=None, lost=0, ahead=0, delayed=None) if reading.acks_all else asked
 
 
 def _with_possible_held(asked: Asked, read: int, age: float) -> Asked:

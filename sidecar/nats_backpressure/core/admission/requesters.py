@@ -95,8 +95,8 @@ class Requesters:
         self._seen = -math.inf
         """The time of the newest reading."""
         self._plain_until = -math.inf
-        self._new = ""
-        """The one that asks now, if it is not known."""
+        self._new = self._newcomer = ""
+        """The one that asks now, if it is not known: without a place, or with that of one that left."""
         self._parts, self._sure_parts = _CachedParts(), _CachedParts()
         """The sure ones are those of all whose report counts: what these have is granted without a look at what others
         grant now."""
@@ -105,14 +105,13 @@ class Requesters:
         """A request comes: what was granted before to this requester is pulled or given back."""
         self._read(reading, now)
         requester, held = asked.requester, asked.held
-        delayed = asked.delayed or 0
-        self._add_gone(asked.lost - delayed, now, reading, now)
-        self._add_gone(delayed, now, reading, now, asked.delay)
+        self._add_lost(asked, reading, now)
         if held is None:
             self._plain_until = now + PLAIN_FOR
             return
-        known = self._wanting.is_known(requester, now) or self._wanting.takes_place(now)
-        self._new = "" if known else requester
+        known = self._wanting.is_known(requester, now)
+        takes_place = not known and self._wanting.takes_place(now)
+        self._new, self._newcomer = "" if known or takes_place else requester, "" if known else requester
         self._forget(reading, now)
         report = self._reports.pop(requester, None)
         n = max(0, asked.n - asked.ahead)
@@ -121,14 +120,20 @@ class Requesters:
         self._reports[requester] = _Report(held, asked.ahead, held + n, now)
         self._add(held - (report.most if report else 0), now)
 
-    def leave(self, requester: str, held: int, reading: Reading, now: float) -> None:
-        """It asks no more. What it holds still is acknowledged by nobody who reports that."""
+    def leave(self, asked: Asked, reading: Reading, now: float) -> None:
+        """A requester asks no more. What it holds still is acknowledged by nobody who reports that."""
         self._read(reading, now)
-        if (report := self._reports.pop(requester, None)) is not None:
+        if (report := self._reports.pop(asked.requester, None)) is not None:
             self._forget_parts()
             self._add(-report.most, now)
-            self._add_gone(held, now, reading, now)
-        self._wanting.leave(requester, now)
+            self._add_lost(asked, reading, now)
+            self._add_gone(asked.held or 0, now, reading, now)
+        self._wanting.leave(asked.requester, now)
+
+    def _add_lost(self, asked: Asked, reading: Reading, now: float) -> None:
+        delayed = asked.delayed or 0
+        self._add_gone(asked.lost - delayed, now, reading, now)
+        self._add_gone(delayed, now, reading, now, asked.delay)
 
     def grant(self, requester: str, n: int, now: float) -> None:
         """`n` messages are granted, after `ask`."""
@@ -163,8 +168,9 @@ class Requesters:
 
     def sure_part_of(self, target: int, requester: str, now: float) -> int:
         """How many messages it may hold whatever any replica grants at this moment: its part, where nobody holds more
-        than that and the parts of all are no more than the target; else none."""
-        if now < self._plain_until or requester == self._new or self._excess(now) > 0:
+        than that and the parts of all are no more than the target; else none. None for a newcomer: another replica may
+        give the same place to another one at this moment."""
+        if now < self._plain_until or requester == self._newcomer or self._excess(now) > 0:
             return 0
         parts = self._sure_parts.of(target, self._reported, now)
         within = parts.fit and all(report.most <= parts.of(name) for name, report in self._reports.items())
