@@ -23,7 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EVERY = sorted(path.name for path in (EXAMPLES / "python").glob("*.py"))
 STARTED = {
     "faststream_worker.py": ("started successfully", "app starting"),
-    "push_worker.py": ("handled", "encountered error"),
+    "push_worker.py": ("handled", "NATS: "),
 }
 """What a worker prints once it works, and once it waits for NATS."""
 
