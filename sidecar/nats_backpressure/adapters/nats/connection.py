@@ -238,6 +238,8 @@ class Connection:
             reply = await self.client.request(subject, payload, timeout=seconds, headers=headers)
         except Unavailable:
             raise
+        except TimeoutError:
+            raise Unavailable(f"{subject}: no reply in time") from None
         except Exception as error:  # a client that closes meanwhile raises many types, uvloop's RuntimeError too
             raise Unavailable(f"{subject}: {explain(error)}") from error
         raise_if_cancelled()
