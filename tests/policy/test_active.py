@@ -192,7 +192,7 @@ def test_metadata_that_is_not_refused_is_judged_as_by_a_replica_that_starts_now_
             active.set_bucket(held)
         _, refusal = old.set_metadata(KEY, metadata, ("a.b",))
         if refusal is not None:
-            assert told[-1:] != [(metadata, refusal)] or steps[revision - 1][1] != metadata, "each is told once"
+            assert told[-1:] != [(metadata, refusal)] or steps[revision - 1] != (document, metadata), "told once"
             told.append((metadata, refusal))
         assert old.set_metadata(KEY, metadata, ("a.b",)) == (False, None)
     _, refused = restarted.set_metadata(KEY, metadata, ("a.b",))
