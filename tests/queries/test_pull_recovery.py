@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nats_backpressure.client.pull_gate import EARLY_BELOW
 from nats_backpressure.core.admission.requesters import OTHERS_FOR
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.simulations.pulled_stream import PulledStream, Seen, Setting
@@ -59,7 +60,7 @@ settings_of_workers = st.builds(
     workers=st.integers(1, 12),
     over=st.sampled_from([1, 1.2, 1.5, 2, 4, 10]),
     batch=st.sampled_from([1, 2, 10, 100]),
-    service=st.sampled_from([0.2, 0.5]),
+    service=st.sampled_from([0.05, EARLY_BELOW, 0.2, 0.5]),
     reads_every=st.sampled_from([0.1, 0.5, 2.0, 5.0]),
     replicas=st.integers(1, 3),
     delay=st.sampled_from([0.0, 0.005, 0.015]),

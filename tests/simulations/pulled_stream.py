@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from nats_backpressure.client.pull_gate import EARLY_BELOW
 from nats_backpressure.core.model.member import Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds
@@ -151,7 +152,7 @@ class PulledStream:
             unused = granted.n - len(messages)
             self.held[worker] += len(messages)
             await self._handle(worker, messages[:-1])
-            if messages and self.setting.early:
+            if messages and self.setting.early and self.setting.service <= EARLY_BELOW:
                 early, asked_at, unused = self._ask(worker, unused, ahead=1), self.clock.mono(), 0
             await self._handle(worker, messages[-1:])
 

@@ -21,9 +21,9 @@ from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.pulls import BATCH_WAIT, Pulls
 from nats_backpressure.client.state_watch import LINK_POLL
 
-EARLY_BELOW = 0.5
-"""Seconds per message up to which the next question is asked early: an early grant must not be over before the last
-message is done, and where messages take longer the wait for an answer does not count."""
+EARLY_BELOW = 0.1
+"""Seconds that a message takes, up to which the gate asks while the last one is worked on. With longer work a question
+costs less than an early grant, which keeps its room until then: others were held back."""
 LATE_POLL = 0.05
 """Seconds between two looks for late messages while nothing is granted."""
 
