@@ -148,7 +148,7 @@ async def test_a_stream_whose_only_server_is_down_is_not_missed(tmp_path: Path) 
         await js.add_consumer("ORDERS", durable_name="router", filter_subject="orders.new", ack_policy="explicit")
         found = await examined(tmp_path, settings)
         assert [found[check][0]["level"] for check in ("jetstream", "watch", "policies", "requests")] == ["ok"] * 4
-        leader = json.loads((await nc.request("$JS.API.STREAM.INFO.ORDERS")).data)["cluster"]["leader"]
+        leader = json.loads((await nc.request("$JS.API.STREAM.INFO.ORDERS", timeout=5)).data)["cluster"]["leader"]
         (holder,) = [node for node in cluster.nodes if await node_name(node.url) == leader]
         await nc.close()
         await holder.kill()
@@ -175,7 +175,7 @@ async def test_a_stream_of_ours_whose_only_server_is_down_is_said_to_be_there(tm
         await Resources(JetStreamApi(Requests(nc)), Names(), 1, 604_800, True).ensure()
         await js.add_stream(name="ROUTER", subjects=[SUBJECT], num_replicas=3)
         await js.add_consumer("ROUTER", CONSUMER)
-        info = json.loads((await nc.request("$JS.API.STREAM.INFO.BACKPRESSURE_EVENTS")).data)
+        info = json.loads((await nc.request("$JS.API.STREAM.INFO.BACKPRESSURE_EVENTS", timeout=5)).data)
         await nc.close()
         names = {await node_name(node.url): node for node in cluster.nodes}
         async with Sidecar(tmp_path, None, UNHURRIED | {"nats": {"servers": servers}}) as sidecar:

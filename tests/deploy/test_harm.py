@@ -80,15 +80,15 @@ async def test_an_operator_can_have_policies_copied_into_a_watched_stream(guarde
     """What docs/operations.md says that no rights prevent: where this fails, that part of the page can go."""
     sidecar, operator = await login(guarded, "sidecar"), await login(guarded, "operator")
     bucket = {"name": "KV_backpressure_policy", "subjects": ["$KV.backpressure_policy.>"]}
-    await sidecar.request(f"{API}.STREAM.CREATE.KV_backpressure_policy", json.dumps(bucket).encode())
+    await sidecar.request(f"{API}.STREAM.CREATE.KV_backpressure_policy", json.dumps(bucket).encode(), timeout=5)
     config = {"durable_name": "copy", "name": "copy", "ack_policy": "none", "deliver_subject": SUBJECT}
     request = json.dumps({"stream_name": "KV_backpressure_policy", "config": config}).encode()
-    made = await operator.request(f"{API}.CONSUMER.CREATE.KV_backpressure_policy.copy", request)
+    made = await operator.request(f"{API}.CONSUMER.CREATE.KV_backpressure_policy.copy", request, timeout=5)
     assert json.loads(made.data)["config"]["deliver_subject"] == SUBJECT
     await operator.publish("$KV.backpressure_policy.x", b"of my choice")
 
     async def copied() -> bool:
-        reply = await sidecar.request(f"{API}.STREAM.INFO.{STREAM}", b'{"subjects_filter": ">"}')
+        reply = await sidecar.request(f"{API}.STREAM.INFO.{STREAM}", b'{"subjects_filter": ">"}', timeout=5)
         return json.loads(reply.data)["state"].get("subjects") == {"$KV.backpressure_policy.x": 1}
 
     await eventually(copied, "the policy to be stored in the watched stream")

@@ -33,7 +33,7 @@ async def test_nobody_receives_what_comes_to_the_inbox_of_another_role(
     gateway, consumer = await login(guarded, "gateway"), await login(guarded, "consumer")
     for _ in range(MESSAGES):
         await gateway.jetstream().publish(SUBJECT, b"for the worker alone")
-    assert (await gateway.request(f"{OURS}.decide.gateway.{SUBJECT}")).data
+    assert (await gateway.request(f"{OURS}.decide.gateway.{SUBJECT}", timeout=5)).data
     assert (await BackpressureClient(gateway).decide(SUBJECT)).failed_open is None
     pulling = await consumer.jetstream().pull_subscribe_bind("router", "ROUTER")
     assert (await pulling.consumer_info()).num_pending == MESSAGES

@@ -72,9 +72,9 @@ FOREIGN = (
 
 async def test_nobody_of_the_account_reaches_more_of_jetstream_than_is_imported(two_accounts: NatsServer) -> None:
     async with await nats.connect(two_accounts.url, user="anybody", password="anybody") as nc:
-        assert (await nc.request(f"{API}.STREAM.INFO.ROUTER")).data
+        assert (await nc.request(f"{API}.STREAM.INFO.ROUTER", timeout=5)).data
         for request in FOREIGN:
             with pytest.raises(NoRespondersError):
                 await nc.request(f"{API}.{request}", b"{}")
-        own = json.loads((await nc.request("$JS.API.STREAM.DELETE.ROUTER")).data)
+        own = json.loads((await nc.request("$JS.API.STREAM.DELETE.ROUTER", timeout=5)).data)
         assert own["error"]["description"] == "JetStream not enabled for account"

@@ -47,7 +47,7 @@ async def everybody_works(
     await drain(PullGate(BackpressureClient(consumer), pulling, SUBJECT))
     await wire.event("recovery")
     assert {"backpressure_warning", "recovery"} <= set(seen)
-    assert (await operator.request("$SRV.PING.backpressure")).data
+    assert (await operator.request("$SRV.PING.backpressure", timeout=5)).data
     assert (await wire.ask("validate.policy", {}))["valid"]
     await client.close()
     recorder.terminate()

@@ -97,7 +97,7 @@ class TestConsumersThatNoLongerCount:
             await active(wire)
             await js.delete_consumer("ROUTER", "audit")
             body = {"stream_name": "ROUTER", "config": config}
-            reply = await nc.request("$JS.API.CONSUMER.CREATE.ROUTER.audit", json.dumps(body).encode())
+            reply = await nc.request("$JS.API.CONSUMER.CREATE.ROUTER.audit", json.dumps(body).encode(), timeout=5)
             assert b'"error"' not in reply.data, reply.data
             await calm(wire)
 

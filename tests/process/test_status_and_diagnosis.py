@@ -211,7 +211,7 @@ class TestDiagnoses:
         await wire.status(status="inactive")
         until = (datetime.now(UTC) + timedelta(minutes=5)).isoformat().replace("+00:00", "Z")
         reply = await nc.request(
-            "$JS.API.CONSUMER.PAUSE.ROUTER.router", json.dumps({"pause_until": until}).encode(), timeout=2
+            "$JS.API.CONSUMER.PAUSE.ROUTER.router", json.dumps({"pause_until": until}).encode(), timeout=5
         )
         assert json.loads(reply.data)["paused"]
         await publish(nc, 10)

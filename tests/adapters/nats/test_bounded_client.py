@@ -31,7 +31,7 @@ async def test_a_message_that_is_not_allowed_is_not_handled(nc: Client) -> None:
     client = BoundedServiceClient(nc, lambda message: message.data != b"no")
     await client.subscribe("s", "q", record)
     await nc.publish("s", b"no", reply="_INBOX.x")
-    assert (await nc.request("s", b"yes")).data == b"done"
+    assert (await nc.request("s", b"yes", timeout=5)).data == b"done"
     assert handled == ["yes"]
 
 

@@ -79,7 +79,7 @@ async def test_a_late_copy_is_refused_after_the_duplicate_window(nc: Client) -> 
 
         async def refused() -> Any:
             """The reply after the window in which the server knows the id: only the expected sequence refuses now."""
-            reply = json.loads((await nc.request(subject, payload, headers=headers)).data)
+            reply = json.loads((await nc.request(subject, payload, timeout=5, headers=headers)).data)
             return None if reply.get("duplicate") else reply
 
         reply = await eventually(refused, "the end of the duplicate window")

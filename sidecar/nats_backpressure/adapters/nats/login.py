@@ -87,8 +87,11 @@ def _certificate_hint(nats: Nats, text: str) -> str | None:
         return None
     if "certificate expired" in text:
         return f"renew the certificate in {nats.tls.cert_file}: it is read again for each connection"
+    trusted = "must be signed by a CA that the server trusts: see its log"
+    if "bad certificate" in text:  # servers before 2.10 say it of one that expired, too
+        return f"renew the certificate in {nats.tls.cert_file} if it expired; it {trusted}"
     if "certificate" in text or "unknown ca" in text:
-        return f"the certificate in {nats.tls.cert_file} must be signed by a CA that the server trusts: see its log"
+        return f"the certificate in {nats.tls.cert_file} {trusted}"
     return None
 
 
