@@ -14,9 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
 DEBIAN = "2.9.10"  # what Debian 12 ships: the oldest server people still run
-VERSIONS = [DEBIAN, "2.10.26", "2.11.11", "2.12.8", "2.14.6", "2.15.1"]
-TESTS = ["tests"]
-LIMIT = 600  # seconds per version; a run takes one or two minutes
+WHOLE, REPLIES = ["tests"], ["tests/adapters"]  # the oldest and the newest run all; between them, what a server replies
+VERSIONS = {DEBIAN: WHOLE, "2.10.26": REPLIES, "2.11.11": REPLIES, "2.12.8": REPLIES, "2.14.6": WHOLE}
+"""And 2.15.1, which `make test` installs and runs on."""
+LIMIT = 600  # seconds per version; all tests take three to five minutes
 
 
 def binary(version: str) -> Path:
@@ -60,7 +61,7 @@ def _apt_download(scratch: Path) -> bool:
 
 def run(version: str, args: list[str]) -> tuple[bool, str]:
     """Whether all is well with this version, and one line about it."""
-    tests = os.environ.get("TESTS", "").split() or [name for name in TESTS if (ROOT / name).exists()]
+    tests = os.environ.get("TESTS", "").split() or VERSIONS.get(version, WHOLE)
     chosen = "real_server and not slow and not chaos and not containers"
     command = [sys.executable, "-m", "pytest", "-q", "-m", chosen, *tests, *args]
     environment = os.environ | {"NATS_SERVER_BINARY": str(binary(version))}
@@ -84,7 +85,7 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
 
 
 def main() -> int:
-    versions = os.environ.get("VERSIONS", "").split() or VERSIONS
+    versions = os.environ.get("VERSIONS", "").split() or list(VERSIONS)
     results = [run(version, sys.argv[1:]) for version in versions]
     print("\n" + "\n".join(line for _, line in results))
     return 0 if all(passed for passed, _ in results) else 1
