@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
-from math import isfinite
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-from msgspec import Meta, Struct, ValidationError, convert, inspect
+from msgspec import Struct, inspect
+
+from nats_backpressure.policy.value_checks import kind_of, value_problem
 
 T = TypeVar("T", bound=Struct)
 Suggest = Callable[[str, Sequence[str]], str | None]
 
 LIMIT: Final = 50
 """Problems that are listed; the others are only counted."""
-LARGEST: Final = 2**53
-"""Larger whole numbers are rounded by many JSON libraries."""
 LONGEST_SHOWN: Final = 60
 """Characters of a text from the document that a message repeats."""
 BAD: Final = object()
@@ -130,17 +129,12 @@ def _walk(shape: inspect.Type, value: object, path: str, problems: Problems, par
             return _walk(_other_than_none(shape), value, path, problems, partial=False)
         case inspect.EnumType():
             return _member(shape.cls, value, path, problems)
-    message = _leaf(shape, value)
-    if message is None:
-        return value
-    if not isinstance(shape, inspect.LiteralType) or not isinstance(value, str):
+        case inspect.LiteralType():
+            return _word(shape, value, path, problems)
+    if (message := value_problem(shape, value)) is not None:
         problems.add(path, message)
-    elif DRY_RUN in shape.values:
-        problems.add_unknown(path, f"{message}, which counts as {DRY_RUN}")
-        return DRY_RUN
-    else:
-        problems.add_unknown(path, message)
-    return BAD
+        return BAD
+    return value
 
 
 def _other_than_none(shape: inspect.UnionType) -> inspect.Type:
@@ -149,7 +143,7 @@ def _other_than_none(shape: inspect.UnionType) -> inspect.Type:
 
 def _struct(shape: inspect.StructType, value: object, path: str, problems: Problems, partial: bool) -> Any:
     if not isinstance(value, Mapping):
-        problems.add(path, f"must be a mapping, not {_kind(value)}")
+        problems.add(path, f"must be a mapping, not {kind_of(value)}")
         return BAD
     ignored = len(problems.ignored)
     given = _fields(shape, value, path, problems, partial)
@@ -172,14 +166,14 @@ def _fields(shape: inspect.Type, value: object, path: str, problems: Problems, p
     """The fields of a Struct that a mapping sets, BAD where the value is wrong."""
     assert isinstance(shape, inspect.StructType)
     if not isinstance(value, Mapping):
-        problems.add(path, f"must be a mapping, not {_kind(value)}")
+        problems.add(path, f"must be a mapping, not {kind_of(value)}")
         return {}
     # A field whose type no document can have (a secret) is not a field of the document.
     fields = {f.encode_name: f for f in shape.fields if not _undocumented(f.type)}
     given: dict[str, Any] = {}
     for key, item in value.items():
         if not isinstance(key, str):
-            problems.add(path, f"keys must be text, not {_kind(key)}")
+            problems.add(path, f"keys must be text, not {kind_of(key)}")
         elif (field := fields.get(key)) is None:
             _unknown(key, path, list(fields), problems)
         else:
@@ -200,7 +194,7 @@ def _unknown(key: str, path: str, known: Sequence[str], problems: Problems) -> N
 def _sequence(shape: inspect.VarTupleType, value: object, path: str, problems: Problems) -> Any:
     """A list; each entry must be complete. One that only a newer version can read is left out."""
     if not isinstance(value, list | tuple):
-        problems.add(path, f"must be a list, not {_kind(value)}")
+        problems.add(path, f"must be a list, not {kind_of(value)}")
         return BAD
     if shape.min_length is not None and len(value) < shape.min_length:
         problems.add(path, "must not be empty")
@@ -215,26 +209,6 @@ def _sequence(shape: inspect.VarTupleType, value: object, path: str, problems: P
     return BAD if len(problems) > before or (items and not known) else known
 
 
-def _leaf(shape: inspect.Type, value: object) -> str | None:
-    """The problem with a single value, if any. Text is not repeated: it could be a secret in the wrong place."""
-    match shape:
-        case inspect.BoolType():
-            return None if isinstance(value, bool) else f"must be true or false, not {_kind(value)}"
-        case inspect.IntType():
-            if isinstance(value, bool) or not isinstance(value, int):
-                return f"must be a whole number, not {_kind(value)}"
-            return _bounds(shape, value)
-        case inspect.FloatType():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                return f"must be a number, not {_kind(value)}"
-            return _bounds(shape, value)
-        case inspect.StrType():
-            return _text(shape, value) if isinstance(value, str) else f"must be text, not {_kind(value)}"
-        case inspect.LiteralType():
-            return None if isinstance(value, str) and value in shape.values else _not_one_of(shape.values, value)
-    raise TypeError(f"a document cannot have a value of {shape}")
-
-
 def _member(cls: type[Enum], value: object, path: str, problems: Problems) -> Any:
     try:
         return cls(value)
@@ -244,67 +218,21 @@ def _member(cls: type[Enum], value: object, path: str, problems: Problems) -> An
         return BAD
 
 
+def _word(shape: inspect.LiteralType, value: object, path: str, problems: Problems) -> Any:
+    """A word of a closed list."""
+    if not isinstance(value, str):
+        problems.add(path, _not_one_of(shape.values, value))
+        return BAD
+    if value in shape.values:
+        return value
+    message = _not_one_of(shape.values, value)
+    if DRY_RUN in shape.values:
+        problems.add_unknown(path, f"{message}, which counts as {DRY_RUN}")
+        return DRY_RUN
+    problems.add_unknown(path, message)
+    return BAD
+
+
 def _not_one_of(words: Iterable[object], value: object) -> str:
-    what = f"`{shorten(value)}`" if isinstance(value, str) else _kind(value)
+    what = f"`{shorten(value)}`" if isinstance(value, str) else kind_of(value)
     return f"must be one of {', '.join(map(str, words))}, not {what}"
-
-
-def _bounds(shape: inspect.IntType | inspect.FloatType, value: float) -> str | None:
-    if isinstance(value, float) and not isfinite(value):
-        return "must be a finite number"
-    if abs(value) > LARGEST:
-        return "is too large a number"
-    for bound, word, broken in (
-        (shape.gt, "above", shape.gt is not None and value <= shape.gt),
-        (shape.ge, "at least", shape.ge is not None and value < shape.ge),
-        (shape.lt, "below", shape.lt is not None and value >= shape.lt),
-        (shape.le, "at most", shape.le is not None and value > shape.le),
-    ):
-        if broken:
-            return f"must be {word} {bound:,}, is {value:,}"
-    return None
-
-
-def _text(shape: inspect.StrType, value: str) -> str | None:
-    if shape.min_length is not None and len(value) < shape.min_length:
-        return "must not be empty"
-    if shape.max_length is not None and len(value) > shape.max_length:
-        return f"must have at most {shape.max_length} characters, has {len(value)}"
-    if not value.isprintable():
-        return "must not hold control characters"
-    if shape.pattern is not None and not _matches(shape.pattern, value):
-        return f"must match {shape.pattern.removesuffix(chr(92) + 'Z').removeprefix('^')}"
-    return None
-
-
-def _matches(pattern: str, value: str) -> bool:
-    try:
-        convert(value, _matching(pattern))
-    except ValidationError:
-        return False
-    return True
-
-
-@lru_cache(maxsize=64)
-def _matching(pattern: str) -> Any:
-    return Annotated[str, Meta(pattern=pattern)]
-
-
-def _kind(value: object) -> str:
-    """The kind of a value, as the author of the document would call it."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case int():
-            return "a whole number"
-        case float():
-            return "a number"
-        case str():
-            return "text"
-        case list() | tuple():
-            return "a list"
-        case Mapping():
-            return "a mapping"
-    return "something else"
