@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from benchmarks.figures import Figure, Figures, Size, command, progress
 from nats_backpressure.adapters.embedded_server import end_with_parent
-from nats_backpressure.adapters.nats import api_types
+from nats_backpressure.adapters.nats.api_types import ConsumerInfo, ListPage
+from nats_backpressure.adapters.nats.samples import policy_metadata, sample
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.subject.inputs import (
@@ -226,22 +227,22 @@ def measure_sampled(consumers: int) -> float:
         world.time.mono += 0.01
         now = world.time.now()
         for _, samples in world.streams:
-            for m, sample in enumerate(samples):
+            for m, one in enumerate(samples):
                 seconds = 0.005 * 1.002 ** ((n * 37 + m) % 3000)
-                world.intake.hint(AckSeen(sample.key, seconds, 1, now), now)
+                world.intake.hint(AckSeen(one.key, seconds, 1, now), now)
     gc.collect()
     return (rss() - before) / consumers
 
 
 def time_decoding() -> float:
     """Microseconds of decoding a listed consumer."""
-    data, decoder = page(PAGE), msgspec.json.Decoder(api_types.ListPage[api_types.ConsumerInfo])
+    data, decoder = page(PAGE), msgspec.json.Decoder(ListPage[ConsumerInfo])
     at = Now(1.0, 1.0)
 
     def once() -> float:
         start = time.process_time()
         for info in decoder.decode(data).consumers or ():
-            api_types.sample("S", info, at, api_types.policy_metadata(info.config.metadata or {})[0])
+            sample("S", info, at, policy_metadata(info.config.metadata or {})[0])
         return time.process_time() - start
 
     return 1e6 * min(once() for _ in range(50)) / PAGE

@@ -19,7 +19,8 @@ from benchmarks.consumers import Consumer, create
 from benchmarks.figures import Figure, Figures, Size, command, percentile, progress, rounds
 from benchmarks.judging import INTERVAL, World
 from benchmarks.processes import cpu_seconds, nats_server
-from nats_backpressure.adapters.nats.observer import JetStreamObserver, Response
+from nats_backpressure.adapters.nats.observer import JetStreamObserver
+from nats_backpressure.adapters.nats.observer_requests import Response
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.observations import ConsumersReading

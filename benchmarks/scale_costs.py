@@ -16,7 +16,8 @@ from benchmarks.judging import WARM_UP, World, spread
 from benchmarks.processes import cpu_seconds, memory_mib, nats_server
 from benchmarks.results import RESULTS, load
 from benchmarks.scale_simulation import Costs
-from nats_backpressure.adapters.nats import api_types
+from nats_backpressure.adapters.nats.api_types import ListPage, StreamInfo, StreamInfoConfig
+from nats_backpressure.adapters.nats.samples import stream_look
 from nats_backpressure.core.reading.stream_plan import PAGE
 from nats_backpressure.runtime.subject_registry import TICK
 
@@ -82,12 +83,12 @@ def _asker(client: Client, operation: str, body: bytes = b"") -> Callable[[], Aw
 
 def _stream_seconds(listed: bytes, streams: int) -> float:
     """Client CPU seconds to decode one stream of a list."""
-    decoder = msgspec.json.Decoder(api_types.ListPage[api_types.StreamInfo[api_types.StreamInfoConfig]])
+    decoder = msgspec.json.Decoder(ListPage[StreamInfo[StreamInfoConfig]])
 
     def once() -> float:
         started = time.process_time()
         for info in decoder.decode(listed).streams or ():
-            api_types.stream_look(info)
+            stream_look(info)
         return time.process_time() - started
 
     return min(once() for _ in range(20)) / streams

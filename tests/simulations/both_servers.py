@@ -12,7 +12,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
-from nats_backpressure.adapters.nats.observer import JetStreamObserver, Requester
+from nats_backpressure.adapters.nats.observer import JetStreamObserver
+from nats_backpressure.adapters.nats.observer_requests import Requester
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports

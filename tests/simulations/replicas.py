@@ -21,7 +21,6 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from nats_backpressure.adapters.nats.observer import PROMPT
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.reading.budget import RequestBudget
@@ -39,7 +38,7 @@ from nats_backpressure.queries.history import HistoryQueries
 from nats_backpressure.queries.shared_grants import SharedGrants
 from nats_backpressure.recording.hint_exchange import HintExchange
 from nats_backpressure.recording.reading_exchange import ReadingExchange
-from nats_backpressure.runtime.observations import ConsumersReading, Hint, StreamsReading
+from nats_backpressure.runtime.observations import PROMPT, ConsumersReading, Hint, StreamsReading
 from nats_backpressure.runtime.ports import Stored, Unavailable
 from nats_backpressure.runtime.record_follower import RecordFollower
 from nats_backpressure.runtime.replicas import Replicas as Others

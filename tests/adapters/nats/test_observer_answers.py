@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.adapters.nats.observer import PAGES_LIMIT
+from nats_backpressure.adapters.nats.list_reader import PAGES_LIMIT
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports

@@ -1,0 +1,112 @@
+"""ListReader: reads a list of streams or consumers to its end, page by page.
+
+A malformed item is left out and counted, and the rest of its page is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from nats_backpressure.adapters.nats.api import UNREADABLE
+from nats_backpressure.adapters.nats.api_types import ListPage
+from nats_backpressure.adapters.nats.observer_requests import ObserverRequests
+from nats_backpressure.protocol.subjects import NAME
+from nats_backpressure.protocol.timestamps import Now
+
+PAGES_LIMIT = 400
+"""Pages of one list, of 256 members each; further ones are not read, and the reading is incomplete."""
+
+T = TypeVar("T")
+R = TypeVar("R", covariant=True)
+_ITEMS = msgspec.json.Decoder(ListPage[Raw])
+
+
+class Listed(Struct, Generic[T]):
+    """All pages of one list."""
+
+    items: dict[str, tuple[T, Now]]
+    missing: set[str]
+    malformed: set[str]
+    """Names of the malformed items."""
+    unnamed: int
+    """Malformed items whose name cannot be read."""
+    complete: bool
+    seconds: float
+    """How long the requests took."""
+    pages: int = 0
+
+
+class ItemReader(Protocol[R]):
+    """Reads an item of a list."""
+
+    def read(self, item: Raw) -> R:
+        """Raises what a decoder raises."""
+
+
+class ListReader:
+    def __init__(self, requests: ObserverRequests, count: Callable[[str], None]) -> None:
+        self._requests, self._count = requests, count
+
+    async def read(
+        self, op: str, kind: ItemReader[T], name_of: Callable[[T], str], first: tuple[bytes, float, Now] | None = None
+    ) -> Listed[T]:
+        """Page after page; a list that changes meanwhile is read to its end, and is incomplete. `first`: the first
+        page, where it was read already."""
+        listed: Listed[T] = Listed({}, set(), set(), 0, False, 0.0)
+        offset, first_total = 0, None
+        for listed.pages in range(1, PAGES_LIMIT + 1):
+            data, took, at = first or await self._requests.ask(op, b'{"offset":%d}' % offset)
+            first = None
+            page, items, bad = self._page(kind, data)
+            listed.seconds += took
+            for item in items:
+                if NAME.fullmatch(name_of(item)):
+                    listed.items[name_of(item)] = (item, at)
+                else:
+                    bad.append(name_of(item))
+                    self._count("name_unusable")
+            listed.malformed |= {name for name in bad if name is not None}
+            listed.unnamed += bad.count(None)
+            listed.missing |= {*(page.missing or ()), *(page.offline or ())}
+            first_total = page.total if first_total is None else first_total
+            # Not from the number of items: a page lacks missing ones. Never negative: that ends a 2.9.10 server.
+            offset += page.limit or len(items) + len(bad)
+            if offset >= page.total or not (items or bad or page.missing or page.offline):
+                seen = len(listed.items.keys() | listed.missing | listed.malformed) + listed.unnamed
+                listed.complete = seen == page.total == first_total
+                break
+        return listed
+
+    def _page(self, kind: ItemReader[T], data: bytes) -> tuple[ListPage[Raw], list[T], list[str | None]]:
+        """A page, its items, and the names of malformed ones (None if the name cannot be read either)."""
+        raw = self._requests.decoded(_ITEMS, data)
+        items: list[T] = []
+        bad: list[str | None] = []
+        for item in raw.streams or raw.consumers or []:
+            try:
+                items.append(kind.read(item))
+            except UNREADABLE:
+                self._count("consumer_info_malformed")
+                bad.append(_name(item))
+        return raw, items, bad
+
+
+class _Named(Struct, frozen=True):
+    name: str = ""
+
+
+class _Nameable(_Named, frozen=True):
+    config: _Named = _Named()
+
+
+def _name(item: Raw) -> str | None:
+    """The name of a stream or consumer of which nothing else can be read."""
+    try:
+        named = msgspec.json.decode(item, type=_Nameable)
+    except UNREADABLE:
+        return None
+    return named.name or named.config.name or None
