@@ -101,10 +101,22 @@ def test_numbering_continues_in_a_new_epoch() -> None:
     assert seqs(history) == [1, 2, 3] and history.complete_since(SUBJECT) == T0
 
 
-def test_numbering_that_restarts_drops_the_earlier_events() -> None:
+def test_numbering_that_restarts_drops_the_events_from_that_number_on() -> None:
     history = filled(1, 2, 3)
     history.add(event(1, T0 + 9000, epoch="f"))
     assert [(e.epoch, e.seq) for e in history.events_of(SUBJECT)] == [("f", 1)]
+
+
+def test_where_the_stream_went_back_the_events_that_it_still_has_stay() -> None:
+    history = filled(1, 2, 3, 4, 5)
+    for seq in (1, 2, 3):  # a stream that may be another one is read again from its start
+        history.add(event(seq, T0 + 1000 * seq))
+    history.add(event(4, T0 + 9000, epoch="f"))
+    expected = [("e", 1), ("e", 2), ("e", 3), ("f", 4)]
+    assert [(e.epoch, e.seq) for e in history.events_of(SUBJECT)] == expected and len(history) == 4
+    history.add(event(1, T0 + 1000))  # a late copy of the earlier epoch
+    assert [(e.epoch, e.seq) for e in history.events_of(SUBJECT)] == expected
+    assert history.complete_since(SUBJECT) == T0
 
 
 def test_events_read_from_the_stream_come_before_newer_ones() -> None:

@@ -57,15 +57,11 @@ class EventCache:
         return len(self._all)
 
     def add(self, event: CachedEvent) -> None:
-        """Events come in the order of their `seq`; one that was added before, or is older, changes nothing."""
+        """Events come in the order of their `seq`; one that was added before, or is older, changes nothing. After a stream
+        went back, the next one is in a new epoch."""
         own = self._of.get(event.subject)
-        if own and event.seq != own[-1].seq + 1:
-            known = (event.subject, event.epoch, event.seq) in self._all
-            if event.seq <= own[-1].seq and (known or event.epoch == own[-1].epoch):
-                return
-            # An event in between is missing here, or the numbering started again: the earlier ones do not connect.
-            self._drop(event.subject)
-            self._floors[event.subject] = event.at + 1
+        if own and event.seq != own[-1].seq + 1 and not self._replaces(event, own):
+            return
         own = self._of.setdefault(event.subject, deque())
         own.append(event)
         self._all[(event.subject, event.epoch, event.seq)] = event
@@ -96,23 +92,30 @@ class EventCache:
         if len(own) > per_subject:
             oldest = own[0]
             self._floors[oldest.subject] = oldest.at + 1
-            self._remove(oldest)
+            self._remove(own.popleft())
         while len(self._all) > events or self._size > size:
             oldest = next(iter(self._all.values()))
             # For all subjects, so that a subject without events needs no entry.
             self._since = max(self._since, oldest.at + 1)
-            self._remove(oldest)
+            self._remove(self._of[oldest.subject].popleft())
 
-    def _drop(self, subject: str) -> None:
-        for event in tuple(self._of.get(subject, ())):
-            self._remove(event)
-
-    def _remove(self, oldest: CachedEvent) -> None:
-        """Remove the oldest event of a subject."""
-        self._all.pop((oldest.subject, oldest.epoch, oldest.seq))
-        self._size -= len(oldest.body)
-        own = self._of[oldest.subject]
-        own.popleft()
+    def _replaces(self, event: CachedEvent, own: deque[CachedEvent]) -> bool:
+        """Remove what an event does not connect to; False for one that is here already, or older."""
+        went_back = event.seq <= own[-1].seq
+        if went_back and any(event.epoch == one.epoch for one in own):
+            return False
+        # The stream went back, and goes on in a new epoch: it lost the events from this number on, and has those before.
+        # Otherwise one in between is missing here: none of the earlier ones connects.
+        while own and (not went_back or own[-1].seq >= event.seq):
+            self._remove(own.pop())
         if not own:
-            del self._of[oldest.subject]
-            self._floors.pop(oldest.subject, None)
+            self._floors[event.subject] = event.at + 1
+        return True
+
+    def _remove(self, event: CachedEvent) -> None:
+        """Remove an event that was taken from those of its subject."""
+        self._all.pop((event.subject, event.epoch, event.seq))
+        self._size -= len(event.body)
+        if not self._of[event.subject]:
+            del self._of[event.subject]
+            self._floors.pop(event.subject, None)
