@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.cli.bucket_list import changes, listed, override_row, policy_row, with_policy
-from nats_backpressure.policy.active import PolicyValue
+from nats_backpressure.policy.snapshot import PolicyValue
 from nats_backpressure.protocol.messages import Override, Status
 from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy
 from nats_backpressure.protocol.timestamps import format_rfc3339

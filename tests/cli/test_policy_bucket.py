@@ -10,7 +10,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from nats_backpressure.policy.active import IGNORED
+from nats_backpressure.policy.refusals import IGNORED
 from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.timestamps import format_rfc3339
 from tests.cli.policy_commands import bucket

@@ -12,8 +12,8 @@ from nats_backpressure.config.settings import Publish, Serving, Settings, WatchS
 from nats_backpressure.doctor.examination import CHECKS, MOST, examine
 from nats_backpressure.doctor.facts import Account, Consumer, Facts, Failure, OtherInstallation, Right, subjects_of
 from nats_backpressure.doctor.findings import exit_code
-from nats_backpressure.policy.active import RefusedPolicy
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
+from nats_backpressure.policy.refusals import RefusedPolicy
 from nats_backpressure.policy.schema import Override, Rejection
 from nats_backpressure.protocol.values import ConsumerKey
 from tests.doctor.worlds import CONSUMERS, FINE, NOW, OWN, SERVER

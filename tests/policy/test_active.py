@@ -6,19 +6,14 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from nats_backpressure.policy.active import (
-    LONGEST_ERROR,
-    MOST_ERRORS,
-    ActivePolicies,
-    Metadata,
-    PolicySnapshot,
-    PolicyValue,
-    RefusedPolicy,
-)
+from nats_backpressure.policy.active import ActivePolicies, Metadata
 from nats_backpressure.policy.external import OVERRIDES
 from nats_backpressure.policy.parse import PolicyEntry
+from nats_backpressure.policy.refusals import LONGEST_ERROR, MOST_ERRORS, RefusedPolicy
 from nats_backpressure.policy.schema import Guard
+from nats_backpressure.policy.snapshot import PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.timestamps import format_rfc3339
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -66,6 +61,15 @@ def test_a_bad_value_is_refused_once_and_the_last_good_one_stays() -> None:
     assert overload(active) == 6000
     active.set_bucket(snapshot())
     assert overload(active) == 5000
+
+
+def test_a_value_with_the_revision_of_another_one_is_read_where_the_bucket_went_back() -> None:
+    active = policies()
+    before = value({"pending": {"overload": 6000}}, revision=2)
+    active.set_bucket(snapshot(a_b=before))
+    after = replace(value({"pending": {"overload": 7000}}, revision=2), at=before.at + 60)
+    active.set_bucket(snapshot(a_b=after))
+    assert overload(active) == 7000
 
 
 def test_steps_put_everything_in_force_at_once_and_last() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot, PolicyValue
+from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.guard import (
     NO_GUARD,
     NUMBERS,
@@ -18,6 +18,7 @@ from nats_backpressure.policy.guard import (
 )
 from nats_backpressure.policy.parse import flat_fields, parse_entry, policy_document
 from nats_backpressure.policy.schema import FieldLimit, Guard, Override, Policy
+from nats_backpressure.policy.snapshot import PolicySnapshot, PolicyValue
 from nats_backpressure.policy.validation import Problems
 from nats_backpressure.protocol.timestamps import format_rfc3339
 from nats_backpressure.protocol.values import ConsumerKey

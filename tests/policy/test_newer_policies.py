@@ -9,9 +9,11 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from nats_backpressure.policy.active import IGNORED, ActivePolicies, PolicySnapshot, PolicyValue, RefusedPolicy
+from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.parse import flat_fields, parse_entry
+from nats_backpressure.policy.refusals import IGNORED, RefusedPolicy
 from nats_backpressure.policy.schema import Guard, Policy
+from nats_backpressure.policy.snapshot import PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.values import ConsumerKey
 
 NOW = 1_767_225_600.0

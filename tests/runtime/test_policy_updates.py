@@ -10,9 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import BadSettings, Settings
-from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot, PolicyValue
+from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.schema import Guard
+from nats_backpressure.policy.snapshot import PolicySnapshot, PolicyValue
 from nats_backpressure.policy.validation import FieldProblem
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import slices

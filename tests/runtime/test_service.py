@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from nats_backpressure.config.settings import Observe, Publish
 from nats_backpressure.core.model.samples import ConsumerConfig
 from nats_backpressure.core.subject.state import Record
-from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.parse import PolicyEntry
+from nats_backpressure.policy.snapshot import PolicyValue
 from nats_backpressure.protocol.messages import Heartbeat
 from nats_backpressure.protocol.values import MONITORING_EVENTS, STATUS_EVENTS, ConsumerKey, EventType, Status
 from nats_backpressure.runtime import slices

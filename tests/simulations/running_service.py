@@ -9,7 +9,7 @@ from typing import Any
 
 from nats_backpressure.config.settings import Observe, Settings
 from nats_backpressure.core.model.samples import ConsumerConfig, StreamLook
-from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
+from nats_backpressure.policy.snapshot import PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.runtime.service import Service

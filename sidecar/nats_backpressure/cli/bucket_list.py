@@ -13,9 +13,9 @@ from msgspec.structs import replace
 from nats_backpressure.cli.governed_subjects import governed_by, parse_policy, parse_stored_override
 from nats_backpressure.cli.output import Row, format_value
 from nats_backpressure.cli.policy_bucket import PolicyKey
-from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import OVERRIDES
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
+from nats_backpressure.policy.snapshot import PolicyValue
 from nats_backpressure.protocol.messages import Override, Status
 from nats_backpressure.protocol.patterns import BadTail, covers, decode
 from nats_backpressure.protocol.policies import EffectivePolicy

@@ -22,7 +22,8 @@ from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.core.watch_filter import WatchEntry, counted_subjects, is_stream_watched, why_left_out
 from nats_backpressure.doctor.facts import Account, Consumer, Facts, Failure, Server, subjects_of
 from nats_backpressure.doctor.text import names
-from nats_backpressure.policy.active import ActivePolicies, PolicySnapshot, PolicyValue
+from nats_backpressure.policy.active import ActivePolicies
+from nats_backpressure.policy.snapshot import PolicySnapshot, PolicyValue
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.observations import StreamGone, StreamsReading

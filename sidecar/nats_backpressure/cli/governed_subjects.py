@@ -14,10 +14,10 @@ from msgspec import Struct
 from nats_backpressure.cli.command import all_statuses
 from nats_backpressure.cli.output import print_note
 from nats_backpressure.cli.policy_bucket import PolicyKey
-from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import OVERRIDES, read_bucket_value
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry, parse_entry
 from nats_backpressure.policy.precedence import index_entries, most_specific
+from nats_backpressure.policy.snapshot import PolicyValue
 from nats_backpressure.policy.validation import Problems
 from nats_backpressure.protocol.messages import Status
 from nats_backpressure.protocol.patterns import BadTail, PatternIndex, covers, decode

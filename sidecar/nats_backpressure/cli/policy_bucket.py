@@ -18,10 +18,11 @@ from msgspec import Struct
 from nats_backpressure.cli.command import decode_reply, jetstream_api
 from nats_backpressure.cli.options import Target
 from nats_backpressure.cli.output import print_note
-from nats_backpressure.policy.active import IGNORED, PolicyValue
 from nats_backpressure.policy.external import LARGEST_VALUE, OVERRIDES
 from nats_backpressure.policy.parse import parse_entry, validate_document
+from nats_backpressure.policy.refusals import IGNORED
 from nats_backpressure.policy.rejection_marks import is_of_revision
+from nats_backpressure.policy.snapshot import PolicyValue
 from nats_backpressure.policy.validation import FieldProblem
 from nats_backpressure.protocol.messages import Event
 from nats_backpressure.protocol.policies import PolicyValidation

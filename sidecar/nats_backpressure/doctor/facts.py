@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from nats_backpressure.config.settings import Settings
-from nats_backpressure.policy.active import RefusedPolicy
 from nats_backpressure.policy.precedence import LayerEntry
+from nats_backpressure.policy.refusals import RefusedPolicy
 from nats_backpressure.protocol.values import ConsumerKey
 
 

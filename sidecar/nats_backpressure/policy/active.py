@@ -8,41 +8,26 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from nats_backpressure.policy.external import OVERRIDES, check_bucket_entry, parse_metadata, read_bucket_value
+from nats_backpressure.policy.external import check_bucket_entry, parse_metadata, read_bucket_value
 from nats_backpressure.policy.guard import NO_GUARD, guard_allows
 from nats_backpressure.policy.parse import OverrideEntry, PolicyEntry
 from nats_backpressure.policy.precedence import LayerEntry, Layers, Sources, is_allowed
+from nats_backpressure.policy.refusals import RefusedPolicy, errors_of, shown_subject
 from nats_backpressure.policy.rejection_marks import bucket_mark
 from nats_backpressure.policy.schema import Effective, Guard, Rejection
+from nats_backpressure.policy.snapshot import PolicySnapshot
 from nats_backpressure.policy.validation import FieldProblem, Problems, shorten
-from nats_backpressure.protocol.subjects import BadTail, decode
 from nats_backpressure.protocol.values import ConsumerKey
-
-MOST_ERRORS, LONGEST_ERROR = 20, 300
-"""Of a refused policy: problems that are reported, and characters of the path or message of each."""
 
 LONGEST_NAME = 120
 """Characters of what names the consumer in a message about its metadata, before those of the message."""
 
 NO_ROOM = "does not fit: the bucket holds as many bytes of policies as are read; remove what is no policy"
-IGNORED = "ignored, the rest is in force"
 JUDGING_RULES = 4
 """The version of the rules by which a reading and a policy become a status; to be raised with each change of them.
 Replicas of two versions that judge differently would take back what the other one writes."""
 
 Metadata = tuple[tuple[str, str], ...]
-
-
-class RefusedPolicy(Struct, frozen=True):
-    """A policy that was refused, or of which something was ignored."""
-
-    subject: str
-    """The decoded key, see `_subject`; empty for metadata, which counts under each subject of its consumer."""
-    rejection: Rejection
-    in_force: bool = False
-    """Whether the policy is in force but for what `rejection` names: a newer version knows that."""
-    stays: bool = False
-    """Whether an earlier value is in force in its place: until the process ends, as it can be read nowhere."""
 
 
 class _LastGood(Struct, frozen=True):
@@ -56,6 +41,8 @@ class _LastGood(Struct, frozen=True):
     """Whether the value that was read last is refused."""
     read: LayerEntry | None = None
     """What that value says, where it is only refused because of the file above which it stands."""
+    at: float = 0.0
+    """When it was stored: a bucket that went back to a backup gives its revisions again."""
 
 
 class _Own(Struct, frozen=True):
@@ -135,7 +122,7 @@ class ActivePolicies:
         below = Layers(tuple(file), (), guard)
         bucket: dict[str, _LastGood] = {}
         for key, last in self._bucket.items():
-            bucket[key], refusal = self._checked(key, last.mark, last.read, Problems(), below, guard)
+            bucket[key], refusal = self._checked(key, last.mark, last.at, last.read, Problems(), below, guard)
             yield refusal
         self._file, self._guard, self._bucket = tuple(file), guard, bucket
         self.mark = self._file_mark()
@@ -160,7 +147,7 @@ class ActivePolicies:
         bucket: dict[str, _LastGood] = {}
         for key, value in snapshot.entries.items():
             mark = bucket_mark(snapshot.bucket, value.revision, value.fits)
-            if (last := self._bucket.get(key)) is not None and last.mark == mark:
+            if (last := self._bucket.get(key)) is not None and (last.mark, last.at) == (mark, value.at):
                 bucket[key] = last
                 yield None
                 continue
@@ -168,7 +155,7 @@ class ActivePolicies:
             if not value.fits:
                 problems.add("", NO_ROOM)
             read = read_bucket_value(key, value.value, value.at, problems) if value.fits else None
-            bucket[key], refusal = self._checked(key, mark, read, problems, below, self._guard)
+            bucket[key], refusal = self._checked(key, mark, value.at, read, problems, below, self._guard)
             yield refusal
         before = self._policies()
         self._bucket = bucket
@@ -178,7 +165,7 @@ class ActivePolicies:
             self._own = self._to_check_again(tell_again=False)
 
     def _checked(
-        self, key: str, mark: str, read: LayerEntry | None, problems: Problems, below: Layers, guard: Guard
+        self, key: str, mark: str, at: float, read: LayerEntry | None, problems: Problems, below: Layers, guard: Guard
     ) -> tuple[_LastGood, RefusedPolicy | None]:
         """What a value that was read comes to above these layers, and what is to be reported about it."""
         last = self._bucket.get(key)
@@ -186,10 +173,11 @@ class ActivePolicies:
         if read is not None:
             check_bucket_entry(read, below, guard, problems)
         refused = read is None or bool(problems)
-        errors = _errors(problems.listed() if refused else (), problems.ignored)
-        after = _LastGood(mark, good, good_mark, True, read) if refused else _LastGood(mark, read, mark, False, read)
+        errors = errors_of(problems.listed() if refused else (), problems.ignored)
+        kept = (good, good_mark) if refused else (read, mark)
+        after = _LastGood(mark, *kept, refused, read, at)
         stays = refused and good is not None and is_allowed(good, guard)
-        return after, RefusedPolicy(_subject(key), Rejection(mark, errors), not refused, stays) if errors else None
+        return after, RefusedPolicy(shown_subject(key), Rejection(mark, errors), not refused, stays) if errors else None
 
     def expire(self, wall: float) -> bool:
         """Leave out the overrides that ended by `wall` (Unix seconds), and take back those that did not: the clock may
@@ -221,7 +209,7 @@ class ActivePolicies:
             return False, None
         entry, problems, ignored = self._read_own(key, metadata, subjects)
         refusal = None
-        if errors := _errors(problems, ignored):
+        if errors := errors_of(problems, ignored):
             of = shorten(f"metadata of {key.consumer} on {key.stream}", LONGEST_NAME)
             rejection = Rejection(_mark(key, metadata), tuple((path, f"{of}: {text}") for path, text in errors))
             refusal = RefusedPolicy("", rejection, not problems, bool(problems) and own.good is not None)
@@ -241,53 +229,6 @@ class ActivePolicies:
         return (None, result, problems.ignored) if isinstance(result, tuple) else (result, (), problems.ignored)
 
 
-def _subject(key: str) -> str:
-    """The decoded key, with the prefix of overrides; the key itself where it is no encoded subject."""
-    prefix = OVERRIDES if key.startswith(OVERRIDES) else ""
-    try:
-        return prefix + decode(key.removeprefix(prefix))
-    except BadTail:
-        return key
-
-
-def _errors(problems: Sequence[FieldProblem], ignored: Sequence[FieldProblem]) -> tuple[tuple[str, str], ...]:
-    """What is reported about a policy that is refused, or in force without what is not known."""
-    if problems:
-        return _bounded((*problems, *ignored))
-    return _bounded([FieldProblem(each.path, f"{each.message}; {IGNORED}") for each in ignored])
-
-
-def _bounded(problems: Sequence[FieldProblem]) -> tuple[tuple[str, str], ...]:
-    """As much of the problems as fits into a record and its event: the writer of the policy chose their length."""
-    errors = tuple((_short(problem.path), _short(problem.message)) for problem in problems[:MOST_ERRORS])
-    more = len(problems) - len(errors)
-    return (*errors, ("", f"and {more} more problems")) if more > 0 else errors
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_ERROR and text.isprintable() else shorten(text, LONGEST_ERROR)
-
-
 def _mark(key: ConsumerKey, metadata: Metadata) -> str:
     """Of one consumer: two with the same mistake are two refusals."""
     return hashlib.sha256(repr((key.stream, key.consumer, metadata)).encode()).hexdigest()[:16]
-
-
-class PolicyValue(Struct, frozen=True):
-    """One key's value in the policy bucket."""
-
-    value: bytes
-    revision: int
-    at: float = 0.0
-    """Unix seconds at which the server stored it."""
-    fits: bool = True
-    """Whether the value was read: if not, the bucket holds too much beside it."""
-
-
-class PolicySnapshot(Struct, frozen=True):
-    """The whole policy bucket at one moment."""
-
-    bucket: str
-    """When the bucket was created, which distinguishes it from another bucket of the same name."""
-    entries: dict[str, PolicyValue]
-    """By key as it is in the bucket (an encoded subject or pattern). Treated as frozen."""

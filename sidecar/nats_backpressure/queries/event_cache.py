@@ -57,8 +57,8 @@ class EventCache:
         return len(self._all)
 
     def add(self, event: CachedEvent) -> None:
-        """Events come in the order of their `seq`; one that was added before, or is older, changes nothing. After a stream
-        went back, the next one is in a new epoch."""
+        """Events come in the order of their `seq`; one that was added before, or is older, changes nothing. After the
+        stream went back the first one is of a new epoch."""
         own = self._of.get(event.subject)
         if own and event.seq != own[-1].seq + 1 and not self._replaces(event, own):
             return
@@ -104,7 +104,7 @@ class EventCache:
         went_back = event.seq <= own[-1].seq
         if went_back and any(event.epoch == one.epoch for one in own):
             return False
-        # The stream went back, and goes on in a new epoch: it lost the events from this number on, and has those before.
+        # A stream that went back, and goes on in a new epoch, lost the events from this number on, and has the others.
         # Otherwise one in between is missing here: none of the earlier ones connects.
         while own and (not went_back or own[-1].seq >= event.seq):
             self._remove(own.pop())

@@ -10,9 +10,10 @@ import structlog
 
 from nats_backpressure.config.settings import BadSettings, Settings
 from nats_backpressure.core.subject.inputs import PolicyRefused
-from nats_backpressure.policy.active import PolicySnapshot, RefusedPolicy
 from nats_backpressure.policy.precedence import Sources
+from nats_backpressure.policy.refusals import RefusedPolicy
 from nats_backpressure.policy.schema import Rejection
+from nats_backpressure.policy.snapshot import PolicySnapshot
 from nats_backpressure.policy.validation import FieldProblem, shorten
 from nats_backpressure.runtime.effect_runner import DROPPED, FIRST_RETRY, LAST_RETRY
 from nats_backpressure.runtime.ports import Clock, EventPublisher, ServiceCounts, Unavailable, Unpublishable

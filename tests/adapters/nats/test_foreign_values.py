@@ -19,7 +19,7 @@ from nats_backpressure.adapters.nats.policy_store import POLL_EVERY, JetStreamPo
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.config.nats import Nats
-from nats_backpressure.policy.active import PolicySnapshot
+from nats_backpressure.policy.snapshot import PolicySnapshot
 from nats_backpressure.runtime.clock import SystemClock
 from tests.fakes.clock import FakeClock, settled
 from tests.simulations.stored_samples import NAMES, RECORD, value

@@ -10,9 +10,10 @@ import pytest
 from nats_backpressure.adapters.nats import policy_limits
 from nats_backpressure.adapters.nats.api import Message
 from nats_backpressure.adapters.nats.policy_limits import BucketReading
-from nats_backpressure.policy.active import NO_ROOM, ActivePolicies, PolicySnapshot, PolicyValue
+from nats_backpressure.policy.active import NO_ROOM, ActivePolicies
 from nats_backpressure.policy.external import LARGEST_OVERRIDE, LARGEST_VALUE
 from nats_backpressure.policy.schema import Guard
+from nats_backpressure.policy.snapshot import PolicySnapshot, PolicyValue
 
 AT = 1_767_225_600.0
 OPEN = b'{"action": "open", "until": "2026-01-01T01:00:00Z"}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,7 +19,7 @@ from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
 from nats_backpressure.adapters.nats.policy_limits import TOO_LARGE
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
-from nats_backpressure.policy.active import PolicySnapshot
+from nats_backpressure.policy.snapshot import PolicySnapshot
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.clock import SystemClock
 from tests.conftest import StartServer
@@ -340,3 +341,39 @@ async def test_in_a_full_bucket_an_override_counts_and_what_was_in_force_can_be_
         await bucket.put("a", b"2")
         await bucket.put("=override.a", b"{}")
         await follower.holds(a=b"2", b=b"1", **{"=override.a": b"{}"})
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["asked itself", "in the list of streams"])
+async def test_a_bucket_restored_from_a_backup_and_written_since_is_read_again(
+    start_server: StartServer, listed: bool
+) -> None:
+    """On the next connection it shows the same creation time, last sequence and number of messages as before."""
+    server = await start_server()
+    async with await nats.connect(server.url, reconnect_time_wait=0.1) as nc:
+        bucket = await nc.jetstream().create_key_value(bucket=NAMES.policy_bucket)
+        await bucket.put("a", b"1")
+        await server.stop()
+        place = next(server.directory.rglob(f"KV_{NAMES.policy_bucket}"))
+        shutil.copytree(place, server.directory / "backup")
+        await server.start()
+        async with await nats.connect(server.url) as before:
+            await before.jetstream().publish(f"$KV.{NAMES.policy_bucket}.b", b"lost")
+            follower = Listed(before)
+            async with meanwhile(follower.store.follow(follower.snapshots.append)):
+                await follower.holds(a=b"1", b=b"lost")
+                revision = follower.snapshots[-1].entries["b"].revision
+                await server.stop()
+                shutil.rmtree(place)
+                (server.directory / "backup").rename(place)
+                await server.start()
+                async with await nats.connect(server.url) as after:
+                    put = await after.jetstream().publish(f"$KV.{NAMES.policy_bucket}.b", b"put since")
+                    assert put.seq == revision, "the same again"
+                    follower.requests.nc = after
+                    if listed:
+                        follower.observer = JetStreamObserver(
+                            Direct(after), SystemClock(), count=follower.dropped.append, count_request=lambda *_: None
+                        )
+                        await follower.read(20)
+                        assert follower.values == {"a": b"1", "b": b"put since"}
+                    assert await follower.holds(a=b"1", b=b"put since") < WITHIN

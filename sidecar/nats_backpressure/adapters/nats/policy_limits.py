@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from nats_backpressure.adapters.nats.api import Message
-from nats_backpressure.policy.active import PolicyValue
 from nats_backpressure.policy.external import LARGEST_OVERRIDE, LARGEST_VALUE, OVERRIDES
+from nats_backpressure.policy.snapshot import PolicyValue
 
 MOST_KEYS, MOST_BYTES = 10_000, 8 * 1024 * 1024
 """Policies in the bucket, and what they have together; further ones are ignored, counted and logged. Nothing of them is

@@ -2,7 +2,8 @@
 
 A watch is silent forever once its bucket was made again, and up to 20 s late after a restart of the server. The list of
 streams, which is read all the time, has the bucket's creation time and last sequence; while no list is newer than
-LISTED_WITHIN, a small request every POLL_EVERY returns them. When either changed, all keys are read.
+LISTED_WITHIN, a small request every POLL_EVERY returns them. When either changed, and on each new connection, all keys
+are read: a bucket that was restored from a backup meanwhile, and written since, may show both as before.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -20,8 +22,8 @@ from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.adapters.nats.policy_limits import MOST_BYTES, MOST_KEYS, BucketReading
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.policy.active import PolicySnapshot, PolicyValue
 from nats_backpressure.policy.external import OVERRIDES
+from nats_backpressure.policy.snapshot import PolicySnapshot, PolicyValue
 from nats_backpressure.policy.validation import shorten
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.failures import Failures
@@ -53,6 +55,7 @@ class JetStreamPolicyStore:
     ) -> None:
         self._failures = failures or Failures(clock)
         self._bucket, self._count, self._clock = Bucket(js, client, names.policy_bucket), count, clock
+        self._client = client
         self._too_many = Once()
         self._counted: frozenset[str] = frozenset()
         """The keys of the snapshot in force."""
@@ -61,6 +64,8 @@ class JetStreamPolicyStore:
         self._moved = asyncio.Event()
         """Whether the version may be another than the one that was read."""
         self._seen: tuple[str, int, int] | None = None
+        self._seen_on: Client | None = None
+        """The version that was read, and on which connection."""
 
     def take_looks(self, looks: Sequence[StreamLook]) -> None:
         look = next((look for look in looks if look.name == self._bucket.stream), None)
@@ -75,26 +80,32 @@ class JetStreamPolicyStore:
         if self._listed is None:
             return False
         version, at = self._listed
-        return version == self._seen and self._clock.now().mono - at < LISTED_WITHIN
+        return self._is_seen(version) and self._clock.now().mono - at < LISTED_WITHIN
+
+    def _is_seen(self, version: tuple[str, int, int]) -> bool:
+        with suppress(Unavailable):
+            return version == self._seen and self._client() is self._seen_on
+        return False
 
     async def follow(self, on_change: Callable[[PolicySnapshot], None]) -> None:
-        last: tuple[str, dict[str, int]] | None = None
+        last: tuple[str, dict[str, tuple[int, float]]] | None = None
         behind = 0
         while True:
             while self._unmoved():
                 self._moved.clear()
                 await sleep_until(self._moved, self._clock, LISTED_WITHIN)
             try:
-                info = await self._bucket.info()
-                if (version := _version(info)) != self._seen:
+                client, info = self._client(), await self._bucket.info()
+                version = _version(info)
+                if not self._is_seen(version):
                     policies, whole = await self._read(info)
                     behind = 0 if whole else behind + 1
                     if whole or behind >= BEHIND_LIMIT:
                         if not whole:
                             log.warning("policies.behind", stream=self._bucket.stream, hint=BEHIND_HINT)
                         snapshot = PolicySnapshot(version[0], policies)
-                        self._seen, behind = version, 0
-                        revisions = {key: policy.revision for key, policy in policies.items()}
+                        self._seen, self._seen_on, behind = version, client, 0
+                        revisions = {key: (policy.revision, policy.at) for key, policy in policies.items()}
                         if (snapshot.bucket, revisions) != last:
                             on_change(snapshot)
                             last = snapshot.bucket, revisions
