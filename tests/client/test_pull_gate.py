@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import random
 import time
@@ -207,16 +208,19 @@ async def test_it_reports_what_it_holds_what_it_lost_and_what_it_did_not_pull(
         await ask()
         assert len(messages) == 5
         await messages.pop().nak(delay=60)
+        await messages.pop().nak(delay=1)
+        messages[-1]._metadata = dataclasses.replace(messages[-1].metadata, num_delivered=3)
         del messages[-1]  # dropped
         await ask()
         await messages[1].nak()
-        await messages[2].term()
         await ask()
     reported = [(each["held"], each["lost"], each["unused"]) for _, each in service.requests]
     changes = [one for one, before in zip(reported, [None, *reported], strict=False) if one != before]
-    assert changes == [(0, 0, 0), (1, 0, 0), (4, 0, 1), (4, 0, 0), (2, 2, 0), (2, 0, 0), (0, 0, 0)]
-    told = [(each["delayed"], each["delay_ms"]) for _, each in service.requests if "delayed" in each]
-    assert len(told) == 1 and told[0][0] == 1 and 0 < told[0][1] <= 60_000
+    assert changes == [(0, 0, 0), (1, 0, 0), (4, 0, 1), (4, 0, 0), (1, 3, 0), (1, 0, 0), (0, 0, 0)]
+    ((dropped, soon, late),) = [each["due"] for _, each in service.requests if "due" in each]
+    assert dropped == {"n": 1, "deliveries": 3}
+    assert [each["n"] for each in (soon, late)] == [each["deliveries"] for each in (soon, late)] == [1, 1]
+    assert 0 < soon["delay_ms"] <= 1_000 < 55_000 < late["delay_ms"] <= 60_000
 
 
 @pytest.fixture

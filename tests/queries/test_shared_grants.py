@@ -20,7 +20,7 @@ from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
 from nats_backpressure.protocol.between_replicas import GRANTS
-from nats_backpressure.protocol.requests import ConsumerRequest
+from nats_backpressure.protocol.requests import ConsumerRequest, Due
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.queries.pulls import PullRequest
@@ -189,15 +189,15 @@ async def test_what_one_replica_was_told_is_due_is_granted_once_at_any() -> None
         world.inflight = 5
         world.read()
 
-        def ask(replica: int, asker: str, **more: int) -> int:
-            request = ConsumerRequest(10, held=0, **more)
+        def ask(replica: int, asker: str, *due: Due) -> int:
+            request = ConsumerRequest(10, held=0, lost=sum(one.n for one in due), due=due)
             now = world.clock.now().mono
             return world.pulls[replica].grant(PullRequest(request, [], (world.member,), None), asker, now).n
 
         for replica, asker in enumerate("ab"):
             ask(replica, asker)
         await world.clock.run(EVERY)
-        ask(0, "a", lost=4, delayed=4, delay_ms=1000)
+        ask(0, "a", Due(4, 1000))
         await world.clock.run(0.9)
         assert [ask(1, "b"), ask(0, "a")] == [0, 0]
         await world.clock.run(0.4)

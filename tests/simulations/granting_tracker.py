@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.core.admission.grant_shares import Share
 from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
-from nats_backpressure.core.admission.requesters import Asked
 from nats_backpressure.core.model.member import Member
 
 

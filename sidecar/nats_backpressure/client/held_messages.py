@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Callable
 from sys import getrefcount
+from typing import Any
 
 from nats.aio.msg import Msg
 
 from nats_backpressure.client.inbox import Inbox
-from nats_backpressure.protocol.requests import LONGEST_DELAY_MS
+from nats_backpressure.client.lost_messages import Lost, due_groups
+from nats_backpressure.protocol.requests import MOST_DELIVERIES
 
 CONFIRM_WAIT = 0.25
 """Seconds until the server has confirmed an ack, at most; it takes a round trip."""
@@ -40,9 +41,8 @@ class HeldMessages:
         self._confirming: Inbox | None = None
         """Where the server is to confirm the next ack."""
         self._confirmed: asyncio.Future[Msg] | None = None
-        self._lost = self._delayed = 0
-        self._due_at = 0.0
-        """When the last of the delayed ones is due."""
+        self._lost = Lost()
+        """How many are lost since `take_lost`, by when their delay is over (None: dropped) and their deliveries."""
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -58,12 +58,11 @@ class HeldMessages:
         gone = set(map(id, messages))
         self._messages = deque((message for message in self._messages if id(message) not in gone), MOST_HELD)
 
-    def end(self, delay: float | None = None) -> None:
-        """One is acknowledged, or returned; with a `delay` it is lost: it stays in flight until that is over."""
+    def end(self, message: Msg, delay: float | None = None) -> None:
+        """It is acknowledged, or returned; with a `delay` it is lost: it stays in flight until that is over."""
         self._ended += 1
         if delay:
-            self._lost, self._delayed = self._lost + 1, self._delayed + 1
-            self._due_at = max(self._due_at, time.monotonic() + delay)
+            self._lost[time.monotonic() + delay, _deliveries(message)] += 1
         self._tell()
 
     def confirm(self, inbox: Inbox) -> None:
@@ -94,14 +93,14 @@ class HeldMessages:
             message._check_reply()
             self._confirmed = await self._confirming.send(message.reply)
             message._ackd = True
-        self.end()
+        self.end(message)
 
-    def note_confirmed(self, answer: Msg) -> None:
-        """The server has confirmed one to who acknowledged it."""
+    def note_confirmed(self, message: Msg, answer: Msg) -> None:
+        """The server has confirmed it to who acknowledged it."""
         if self._confirming is not None and self._confirmed is None:
             self._confirmed = asyncio.get_running_loop().create_future()
             self._confirmed.set_result(answer)
-        self.end()
+        self.end(message)
 
     def look(self) -> int:
         """Forget the messages that are acknowledged, and those that nobody but us has any more. Returns how many are
@@ -112,7 +111,7 @@ class HeldMessages:
             if message._ackd:
                 continue
             if getrefcount(message) <= ONLY_OURS:
-                self._lost += 1
+                self._lost[None, _deliveries(message)] += 1
             else:
                 self._messages.append(message)
         return len(self._messages)
@@ -120,18 +119,20 @@ class HeldMessages:
     @property
     def lost(self) -> int:
         """How many were lost since `take_lost`."""
-        return self._lost
+        return self._lost.total()
 
-    def take_lost(self) -> dict[str, int]:
+    def take_lost(self) -> dict[str, Any]:
         """As fields of a question."""
-        lost, delayed, self._lost, self._delayed = self._lost, self._delayed, 0, 0
-        due_at, self._due_at = self._due_at, 0.0
-        left = min(LONGEST_DELAY_MS, math.ceil(1000 * max(0.0, due_at - time.monotonic())))
-        return {"lost": lost} | ({"delayed": delayed, "delay_ms": left} if lost else {})
+        lost, self._lost = self._lost, Lost()
+        return {"lost": lost.total(), "due": due_groups(lost, time.monotonic())} if lost else {"lost": 0}
 
     def _tell(self) -> None:
         if len(self._messages) - self._ended == 1:
             self._on_last()
+
+
+def _deliveries(message: Msg) -> int:
+    return min(message.metadata.num_delivered, MOST_DELIVERIES)
 
 
 class HeldMessage(Msg):
@@ -144,13 +145,13 @@ class HeldMessage(Msg):
 
     async def ack_sync(self, timeout: float = 1) -> Msg:
         answer = await super().ack_sync(timeout)
-        self._holder.note_confirmed(answer)
+        self._holder.note_confirmed(self, answer)
         return answer
 
     async def nak(self, delay: float | None = None) -> None:
         await super().nak(delay)
-        self._holder.end(delay)
+        self._holder.end(self, delay)
 
     async def term(self) -> None:
         await super().term()
-        self._holder.end()
+        self._holder.end(self)

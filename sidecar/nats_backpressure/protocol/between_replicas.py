@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from nats_backpressure.protocol.requests import LONGEST_DELAY_MS, MOST_COUNTED
+from nats_backpressure.protocol.requests import MOST_COUNTED, MOST_DUE, Due
 
 SCHEMA = 1
 """Of these messages; one of another schema is not read."""
@@ -78,10 +78,8 @@ class SharedGrant(Struct, frozen=True):
     """Whether it asks no more."""
     unused: Annotated[int, Meta(ge=0, le=MOST_COUNTED)] = 0
     """What a leaving one gives back."""
-    delayed: Annotated[int, Meta(ge=0, le=MOST_COUNTED)] | None = None
-    """How many of the lost ones the asker returned with a delay."""
-    delay_ms: Annotated[int, Meta(ge=0, le=LONGEST_DELAY_MS)] = 0
-    """When the last of these is due."""
+    due: Annotated[tuple[Due, ...], Meta(max_length=MOST_DUE)] | None = None
+    """When the asker said that the lost ones come back."""
 
 
 class Grants(Struct, frozen=True):

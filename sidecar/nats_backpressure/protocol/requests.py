@@ -21,6 +21,10 @@ MOST_COUNTED = 1_000_000_000
 """Messages that an asker may say it holds, lost or gives back: more than any can."""
 LONGEST_DELAY_MS = 1_000_000_000
 """Milliseconds (11 days) that a delay lasts at most; a longer one is as long."""
+MOST_DUE = 32
+"""Entries of `due` in one question; an asker sums up those that come back at about the same time."""
+MOST_DELIVERIES = 15
+"""Deliveries of a message that are told apart; more count as so many."""
 MOST_ATTEMPTS = 1000
 """The highest attempt of a caller that a question may name."""
 
@@ -37,6 +41,27 @@ class GatewayRequest(Struct, frozen=True):
     preview: Annotated[
         bool, Meta(description="For people who look: the answer is not counted, and what it grants is not reserved.")
     ] = False
+
+
+class Due(Struct, frozen=True, omit_defaults=True):
+    """Messages that come back at the same time."""
+
+    n: Annotated[int, Meta(ge=0, le=MOST_COUNTED, description="How many.")]
+    delay_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=LONGEST_DELAY_MS)] | None,
+        Meta(
+            description="Milliseconds from now until the delay that they were returned with is over. null for dropped "
+            "ones: they come back after the ack wait."
+        ),
+    ] = None
+    deliveries: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MOST_COUNTED,
+            description="How often they were delivered, 15 for more: with `backoff` each time has another ack wait.",
+        ),
+    ] = 1
 
 
 class ConsumerRequest(Struct, frozen=True):
@@ -69,22 +94,14 @@ class ConsumerRequest(Struct, frozen=True):
             "acknowledged: dropped, or returned with a delay.",
         ),
     ] = 0
-    delayed: Annotated[
-        Annotated[int, Meta(ge=0, le=MOST_COUNTED)] | None,
+    due: Annotated[
+        Annotated[tuple[Due, ...], Meta(max_length=MOST_DUE)] | None,
         Meta(
-            description="How many of those in `lost` were returned with a delay; the others are due after the "
-            "consumer's ack wait. Once they are due, as many are granted also where they fill the mark: only a pull "
-            "makes the server deliver them again. Without this field that takes some seconds without an ack.",
+            description="When those in `lost` come back; any others do after the consumer's longest ack wait. Once "
+            "they are due, as many are granted also where they fill the mark: only a pull makes the server deliver "
+            "them again. Without this field that takes some seconds without an ack.",
         ),
     ] = None
-    delay_ms: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=LONGEST_DELAY_MS,
-            description="After how many milliseconds from now the last of those in `delayed` is due.",
-        ),
-    ] = 0
     ahead: Annotated[
         int,
         Meta(

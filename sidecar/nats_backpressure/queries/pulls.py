@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 
 from msgspec import Struct
-from msgspec.structs import replace
 
+from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.core.admission.grant_shares import ALONE, Share
 from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
-from nats_backpressure.core.admission.requesters import Asked
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import newest_proof
 from nats_backpressure.core.model.reading import Reading
@@ -67,15 +66,16 @@ def pull_action(n: int, asked: int) -> Action:
 
 
 def asked_of(request: ConsumerRequest, requester: str) -> Asked:
-    ahead = min(request.ahead, request.held or 0)
-    asked = Asked(request.max_messages, requester, request.unused, request.held, request.lost, ahead, request.leaving)
-    return with_delayed(asked, request.delayed, request.delay_ms)
-
-
-def with_delayed(asked: Asked, delayed: int | None, delay_ms: int) -> Asked:
-    if delayed is None:
-        return asked
-    return replace(asked, delayed=min(delayed, asked.lost), delay=delay_ms / 1000)
+    return Asked(
+        request.max_messages,
+        requester,
+        request.unused,
+        request.held,
+        request.lost,
+        min(request.ahead, request.held or 0),
+        request.leaving,
+        request.due,
+    )
 
 
 class PullGrants:
@@ -112,8 +112,7 @@ class PullGrants:
     def add_foreign(self, replica: str, grant: SharedGrant, reading: Reading, now: float) -> None:
         """Count what another replica granted; `reading` is the newest one of the consumer."""
         tracker = self._tracker(ConsumerKey(grant.stream, grant.consumer))
-        asked = Asked(max(grant.n, grant.wants), grant.asker, grant.unused, held=grant.held, lost=grant.lost)
-        asked = with_delayed(asked, grant.delayed, grant.delay_ms)
+        asked = Asked(max(grant.n, grant.wants), grant.asker, grant.unused, grant.held, grant.lost, due=grant.due)
         if grant.leaving:
             tracker.leave(asked, reading, now)
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from nats_backpressure.core.admission.requesters import Asked
+from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.protocol.between_replicas import (
     GRANTS,
@@ -48,9 +48,9 @@ class SharedGrants:
             return
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
-        grant = SharedGrant(key.stream, key.consumer, n, asked.requester, asked.held_beside(n), asked.n, asked.lost)
-        if asked.delayed is not None:
-            grant = replace(grant, delayed=asked.delayed, delay_ms=round(1000 * asked.delay))
+        grant = SharedGrant(
+            key.stream, key.consumer, n, asked.requester, asked.held_beside(n), asked.n, asked.lost, due=asked.due
+        )
         self._unsent.append(replace(grant, leaving=True, unused=asked.unused) if asked.leaving else grant)
         if len(self._unsent) == MOST_GRANTS:
             self._send()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.core.admission.due_messages import MOST_SLOTS, DueMessages
-from nats_backpressure.core.admission.requesters import Asked
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
+from nats_backpressure.protocol.requests import Due
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from tests.simulations.granting_tracker import GrantingTracker
@@ -59,21 +60,46 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("delayed", "n"),
+    ("due", "n"),
     [
-        pytest.param(5, 5, id="as many as were returned with a delay"),
-        pytest.param(2, 2, id="of dropped ones none before the ack wait"),
+        pytest.param((Due(5, 1000),), 5, id="as many as were returned with a delay"),
+        pytest.param((Due(2, 1000), Due(3)), 2, id="of dropped ones none before the ack wait"),
+        pytest.param((Due(2, 1000),), 2, id="nor of those of which it tells nothing"),
+        pytest.param((Due(2, 1000), Due(3, 25_000)), 2, id="of others that come back later, none"),
+        pytest.param((Due(9, 1000),), 5, id="no more than were lost"),
         pytest.param(None, 0, id="of one that does not tell which they are, none"),
     ],
 )
-def test_what_is_due_is_granted_once_where_it_fills_the_mark(delayed: int | None, n: int) -> None:
+def test_what_is_due_is_granted_once_where_it_fills_the_mark(due: tuple[Due, ...] | None, n: int) -> None:
     policy, tracker = Policy(inflight=InflightRule(5, 5, 5)), GrantingTracker()
 
-    def ask(at: float, lost: int = 0, delayed: int | None = None) -> int:
+    def ask(at: float, lost: int = 0, due: tuple[Due, ...] | None = None) -> int:
         seen = reading(at, ack_wait=30.0)
         member = Member(KEY, policy, reading=seen, proof=at, marks=thresholds.marks(policy, seen))
-        return tracker.grant_to(Asked(10, "a", 0, 0, lost, delayed=delayed, delay=1.0), member, at, 0.5).n
+        return tracker.grant_to(Asked(10, "a", 0, 0, lost, due=due), member, at, 0.5).n
 
     ask(99.9)
-    assert ask(100.0, 5, delayed) == 0
+    assert ask(100.0, 5, due) == 0
     assert [ask(101.3), ask(101.31)] == [n, 0]
+
+
+BACKOFF = {"ack_wait": 9.0, "backoff": (1.0, 5.0, 9.0)}
+
+
+@pytest.mark.parametrize(
+    ("due", "config", "seconds"),
+    [
+        pytest.param(Due(1), {"ack_wait": 7.0}, 7.0, id="dropped: after the ack wait"),
+        pytest.param(Due(1, deliveries=9), {"ack_wait": 7.0}, 7.0, id="which is the same each time"),
+        pytest.param(Due(1, 2500), {"ack_wait": 7.0}, 2.5, id="returned: after its delay"),
+        pytest.param(Due(1), BACKOFF, 1.0, id="with backoff, dropped at first"),
+        pytest.param(Due(1, deliveries=2), BACKOFF, 5.0, id="at its second delivery"),
+        pytest.param(Due(1, deliveries=7), BACKOFF, 9.0, id="at any later one"),
+        pytest.param(Due(1, 2500), BACKOFF, 2.5, id="with backoff, returned at first"),
+        pytest.param(Due(1, 2500, 2), BACKOFF, 6.5, id="later the server adds to the delay"),
+        pytest.param(Due(1, 500, 2), {"ack_wait": 5.0, "backoff": (5.0, 1.0)}, 0.0, id="never less than none"),
+    ],
+)
+def test_when_a_message_comes_back(due: Due, config: dict, seconds: float) -> None:
+    told = Asked(1, "a", lost=3, due=(due,)).come_back(reading(100.0, **config))
+    assert told == [(1, seconds), (2, config["ack_wait"])]

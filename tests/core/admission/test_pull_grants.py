@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.core.admission.grant_shares import ALONE
 from nats_backpressure.core.admission.open_grants import UNSEEN_LIFE
 from nats_backpressure.core.admission.pull_grants import (
@@ -13,11 +14,12 @@ from nats_backpressure.core.admission.pull_grants import (
     SHORTEST_WAIT,
     Grant,
 )
-from nats_backpressure.core.admission.requesters import GRANT_LIFE, OTHERS_FOR, Asked, Requesters
+from nats_backpressure.core.admission.requesters import GRANT_LIFE, MOST_GONE, OTHERS_FOR, Requesters
 from nats_backpressure.core.model.member import Latch, Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
+from nats_backpressure.protocol.requests import Due
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from tests.simulations.granting_tracker import GrantingTracker
@@ -238,6 +240,14 @@ def test_messages_reported_as_lost_count_for_an_ack_wait_however_often_some_are_
         at = 100.0 + n / 10
         requesters.ask(Asked(1, "a", held=0, lost=1), reading(0, ack_wait=ack_wait), at)
     assert requesters._excess(at) == pytest.approx(10 * max(OTHERS_FOR, ack_wait), rel=0.05)
+
+
+def test_lost_messages_are_remembered_in_bounds_whatever_their_delays() -> None:
+    requesters = Requesters()
+    for n in range(3 * MOST_GONE):
+        requesters.ask(Asked(1, "a", held=0, lost=1, due=(Due(1, 1000 * n),)), reading(0, ack_wait=1.0), 100.0)
+    assert len(requesters._gone) == MOST_GONE
+    assert requesters._excess(100.0) == 3 * MOST_GONE
 
 
 def test_a_quote_counts_nothing() -> None:

@@ -13,9 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.core.admission.mark_parts import level_of, parts_of
 from nats_backpressure.core.admission.pull_grants import LONGEST_WAIT, Grant
-from nats_backpressure.core.admission.requesters import REPORT_LIFE, Asked
+from nats_backpressure.core.admission.requesters import REPORT_LIFE
 from nats_backpressure.core.admission.wanting import WANTS_FOR
 from nats_backpressure.core.model.member import Latches, Member
 from nats_backpressure.core.model.reading import Reading
@@ -43,6 +44,15 @@ class JetStream:
     acked: int = 0
     last_ack: float = -math.inf
     rose: float = 0.0
+    backoff: tuple[float, ...] = ()
+    deliveries: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def waits(self) -> tuple[float, ...]:
+        return self.backoff or (self.ack_wait,)
+
+    def wait(self, message: int) -> float:
+        return self.waits[min(self.deliveries[message], len(self.waits)) - 1]
 
     def pull(self, n: int, now: float) -> list[int]:
         due = [m for m, at in self.inflight.items() if at <= now and m not in self.naked]
@@ -55,7 +65,9 @@ class JetStream:
         if not self.inflight:
             self.rose = now
         given_ = [*again, *new]
-        self.inflight |= dict.fromkeys(given_, now + self.ack_wait)
+        for message in given_:
+            self.deliveries[message] = self.deliveries.get(message, 0) + 1
+            self.inflight[message] = now + self.wait(message)
         self.delivered += len(given_)
         return given_
 
@@ -69,6 +81,10 @@ class JetStream:
         if message in self.inflight and message not in self.naked:
             self.naked.append(message)
 
+    def delay(self, message: int, seconds: float, now: float) -> None:
+        if message in self.inflight:
+            self.inflight[message] = now + seconds + self.wait(message) - self.waits[0]
+
     def reading(self, now: float, rate: float) -> Reading:
         stall = now - max(self.last_ack, self.rose) if self.inflight else 0.0
         return Reading(
@@ -81,7 +97,8 @@ class JetStream:
             stall=1000 * stall,
             ack_rate=rate,
             cap=self.cap,
-            ack_wait=self.ack_wait,
+            ack_wait=max(self.waits),
+            backoff=self.backoff,
             delivered_consumer=self.delivered,
         )
 
@@ -187,7 +204,7 @@ class Simulation:
 
     def note(self, grant: Grant) -> None:
         reading = self.member.reading
-        still = reading.stall / 1000 + (self.now - reading.at.mono) >= min(self.js.ack_wait, 5.0)
+        still = reading.stall / 1000 + (self.now - reading.at.mono) >= min(max(self.js.waits), 5.0)
         if grant.n == 1 and still:
             self.let_through.append((self.now, 1))
         if grant.n:

@@ -72,6 +72,14 @@ def test_what_is_redelivered_before_its_ack_wait_was_returned(gap: float, restar
     assert delayed.add_sample(ONE, later(ONE, gap, delivered_consumer=11, since_delivery=0.0)) is restarted
 
 
+@pytest.mark.parametrize(("gap", "restarted"), [(2.0, True), (3.0, False)])
+def test_with_backoff_only_what_is_redelivered_before_the_shortest_wait_was_surely_returned(
+    gap: float, restarted: bool
+) -> None:
+    one = replace(ONE, config=ConsumerConfig(ack_wait=8.0, backoff=(3.5, 8.0)))
+    assert after(one).add_sample(one, later(one, gap, delivered_consumer=11, since_delivery=0.0)) is restarted
+
+
 @pytest.mark.parametrize(
     ("changes", "may"),
     [

@@ -71,7 +71,7 @@ class ConsumerCreated(Struct, frozen=True):
 
 
 class ConsumerInfoConfig(Struct, gc=False):
-    """The settings of a consumer; `ack_wait` in nanoseconds."""
+    """The settings of a consumer; `ack_wait` and `backoff` in nanoseconds."""
 
     ack_policy: Text
     durable_name: str = ""
@@ -79,6 +79,7 @@ class ConsumerInfoConfig(Struct, gc=False):
     filter_subjects: tuple[str, ...] | None = None
     max_ack_pending: Limit = 0
     ack_wait: Count = 0
+    backoff: tuple[Count, ...] | None = None
     deliver_subject: str = ""
     priority_groups: tuple[str, ...] | None = None
     rate_limit_bps: int = 0

@@ -13,6 +13,7 @@ from nats_backpressure.adapters.nats.api_types import (
     StreamState,
 )
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
+from nats_backpressure.protocol.requests import MOST_DELIVERIES
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 
@@ -121,12 +122,14 @@ def sample(stream: str, info: ConsumerInfo, at: Now, metadata: tuple[tuple[str, 
 
 
 def _consumer_config(config: ConsumerInfoConfig, metadata: tuple[tuple[str, str], ...]) -> ConsumerConfig:
+    backoff = _backoff(config.backoff) if config.backoff else ()
     return ConsumerConfig(
         durable=bool(config.durable_name),
         ack_policy=config.ack_policy,
         filters=config.filter_subjects or ((config.filter_subject,) if config.filter_subject else ()),
         max_ack_pending=config.max_ack_pending if config.max_ack_pending > 0 else None,
-        ack_wait=config.ack_wait / 1e9 if config.ack_wait else 30.0,
+        ack_wait=max(backoff) if backoff else config.ack_wait / 1e9 if config.ack_wait else 30.0,
+        backoff=backoff,
         push=bool(config.deliver_subject),
         priority_groups=bool(config.priority_groups),
         rate_limited=config.rate_limit_bps > 0,
@@ -135,6 +138,12 @@ def _consumer_config(config: ConsumerInfoConfig, metadata: tuple[tuple[str, str]
         sampled=_is_sampled(config.sample_freq),
         metadata=metadata,
     )
+
+
+def _backoff(waits: tuple[int, ...]) -> tuple[float, ...]:
+    """In seconds, of MOST_DELIVERIES deliveries; the last one is the longest of all later ones."""
+    last = MOST_DELIVERIES - 1
+    return tuple(wait / 1e9 for wait in (*waits[:last], *([max(waits[last:])] if len(waits) > last else [])))
 
 
 def _is_sampled(frequency: str) -> bool:

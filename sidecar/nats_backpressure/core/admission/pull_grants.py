@@ -10,10 +10,11 @@ import math
 from msgspec import Struct
 from msgspec.structs import replace
 
+from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.core.admission.due_messages import DueMessages
 from nats_backpressure.core.admission.grant_shares import AskedReplicas, OwnGrants, Share
 from nats_backpressure.core.admission.open_grants import OpenGrants
-from nats_backpressure.core.admission.requesters import GRANT_LIFE, Asked, Requesters
+from nats_backpressure.core.admission.requesters import GRANT_LIFE, Requesters
 from nats_backpressure.core.admission.stall_recovery import StallRecovery
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
@@ -139,10 +140,8 @@ class GrantTracker:
 
     def _add_lost(self, asked: Asked, reading: Reading, now: float) -> None:
         self._due.read(reading)
-        if asked.delayed is None:
-            return
-        self._due.add(asked.delayed, asked.delay, now)
-        self._due.add(asked.lost - asked.delayed, reading.ack_wait, now)
+        for n, after in asked.come_back(reading) if asked.due is not None else ():
+            self._due.add(n, after, now)
 
     def _count(self, n: int, requester: str, now: float) -> None:
         self._recovery.record_grant(now)
@@ -152,7 +151,7 @@ class GrantTracker:
 
 def _as_acked(asked: Asked, reading: Reading) -> Asked:
     """Where a later message acknowledges it as well, who pulled one does not see that."""
-    return replace(asked, held=None, lost=0, ahead=0, delayed=None) if reading.acks_all else asked
+    return replace(asked, held=None, lost=0, ahead=0, due=None) if reading.acks_all else asked
 
 
 def _with_possible_held(asked: Asked, read: int, age: float) -> Asked:

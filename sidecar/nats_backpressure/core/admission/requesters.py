@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.core.admission.mark_parts import Parts, parts_of
 from nats_backpressure.core.admission.wanting import MOST_REQUESTERS, Wanting
 from nats_backpressure.core.model.reading import Reading
@@ -34,34 +35,6 @@ GONE_PARTS = 100
 """Parts of the ack wait in which numbers of such messages are summed up, so that these are bounded."""
 MOST_GONE = 4 * GONE_PARTS
 """Such numbers at most, whatever the ack wait becomes; then more are added to one that lasts longer."""
-
-
-class Asked(Struct, frozen=True):
-    """What one request asks for."""
-
-    n: int
-    """Messages."""
-    requester: str
-    unused: int = 0
-    """Messages of its last grant that it did not pull and gives back."""
-    held: int | None = None
-    """Messages that it pulled and that are not acknowledged yet; None if it does not report that."""
-    lost: int = 0
-    """Messages that it holds no more since its last request, though they are not acknowledged: dropped, or returned
-    with a delay."""
-    ahead: int = 0
-    """How many of those it holds are acknowledged before it pulls."""
-    leaving: bool = False
-    """Whether it asks no more, and pulls nothing of its last grant."""
-    delayed: int | None = None
-    """How many of the lost ones were returned with a delay; the others are delivered again after the ack wait. None if
-    it does not report that."""
-    delay: float = 0.0
-    """Seconds until the last of these is delivered again."""
-
-    def held_beside(self, n: int) -> int | None:
-        """What counts as held beside a grant of `n`: at no moment it holds what it acknowledges before as well."""
-        return None if self.held is None else max(self.held - self.ahead, self.held - n)
 
 
 class _Report(Struct):
@@ -127,13 +100,12 @@ class Requesters:
             self._forget_parts()
             self._add(-report.most, now)
             self._add_lost(asked, reading, now)
-            self._add_gone(asked.held or 0, now, reading, now)
+            self._add_gone(asked.held or 0, now, reading, now, reading.ack_wait)
         self._wanting.leave(asked.requester, now)
 
     def _add_lost(self, asked: Asked, reading: Reading, now: float) -> None:
-        delayed = asked.delayed or 0
-        self._add_gone(asked.lost - delayed, now, reading, now)
-        self._add_gone(delayed, now, reading, now, asked.delay)
+        for n, after in asked.come_back(reading):
+            self._add_gone(n, now, reading, now, after)
 
     def grant(self, requester: str, n: int, now: float) -> None:
         """`n` messages are granted, after `ask`."""
@@ -189,9 +161,9 @@ class Requesters:
         gone = sum(n for _, n in self._gone)
         return max(gone, max((n for at, n in self._others if now - at <= OTHERS_FOR), default=0))
 
-    def _add_gone(self, n: int, since: float, reading: Reading, now: float, after: float = math.inf) -> None:
-        """They are delivered again after the ack wait, or `after`, and then held by somebody who reports them; until
-        then readings show them. At `since` they were delivered, if ever."""
+    def _add_gone(self, n: int, since: float, reading: Reading, now: float, after: float) -> None:
+        """They are delivered again `after` so many seconds, and then held by somebody who reports them; until then
+        readings show them. At `since` they were delivered, if ever."""
         if n <= 0:
             return
         if since >= self._seen:
@@ -202,12 +174,13 @@ class Requesters:
             else:
                 unread.append((since, n))
         part = max(reading.ack_wait / GONE_PARTS, SLOT)
-        ends = part * math.ceil((now + max(OTHERS_FOR, min(after, reading.ack_wait))) / part)
+        ends = part * math.ceil((now + max(OTHERS_FOR, after)) / part)
         place = bisect_left(self._gone, (ends, 0))
-        if place < len(self._gone) and (self._gone[place][0] == ends or len(self._gone) >= MOST_GONE):
-            ends, before = self._gone[place]
+        if full := len(self._gone) >= MOST_GONE:
+            place = min(place, MOST_GONE - 1)
+        if place < len(self._gone) and (full or self._gone[place][0] == ends):
+            ends, n = max(ends, self._gone[place][0]), n + self._gone[place][1]
             del self._gone[place]
-            n += before
         self._gone.insert(place, (ends, n))
 
     def _read(self, reading: Reading, now: float) -> None:
@@ -266,7 +239,7 @@ class Requesters:
             del self._reports[oldest]
             self._forget_parts()
             self._add(-report.most, now)
-            self._add_gone(report.most, report.at + GRANT_LIFE, reading, now)
+            self._add_gone(report.most, report.at + GRANT_LIFE, reading, now, reading.ack_wait)
 
 
 class _CachedParts:

@@ -63,6 +63,9 @@ class Reading(Struct, frozen=True, gc=False):
     redelivery_ratio: float | None = None
     cap: int | None = None
     ack_wait: float = 30.0
+    """The longest, where `backoff` has several."""
+    backoff: tuple[float, ...] = ()
+    """The ack wait after each delivery, where they differ; the last one also after all later ones."""
     acks_all: bool = False
     """Whether an ack is one of all messages before it, too."""
     made: int = 0

@@ -71,7 +71,9 @@ class ConsumerConfig(Struct, frozen=True, gc=False):
     max_ack_pending: int | None = None
     """None without a cap."""
     ack_wait: float = 30.0
-    """Seconds until an unacknowledged message may be delivered again."""
+    """Seconds until an unacknowledged message is delivered again, at most."""
+    backoff: tuple[float, ...] = ()
+    """Those after each delivery, where they differ; the last one also after all later ones."""
     push: bool = False
     priority_groups: bool = False
     rate_limited: bool = False

@@ -52,7 +52,7 @@ class DelayedNaks:
         early = False
         if redelivered > 0:
             gap = (last.since_delivery or 0.0) + sample.at.mono - last.at.mono
-            early = gap < sample.config.ack_wait - SLACK
+            early = gap < min(sample.config.backoff, default=sample.config.ack_wait) - SLACK
             self._expired = self._expired or not early
         if delivered > 0:
             self._worker_active = False

@@ -334,6 +334,7 @@ class ConsumerTracker:
             redelivery_ratio=min(1.0, flow.redeliveries / flow.deliveries) if flow.deliveries else None,
             cap=sample.config.max_ack_pending,
             ack_wait=sample.config.ack_wait,
+            backoff=sample.config.backoff,
             acks_all=sample.config.ack_policy == "all",
             delivered_consumer=sample.delivered_consumer,
             waiting=sample.waiting,
