@@ -217,10 +217,13 @@ async def test_it_reports_what_it_holds_what_it_lost_and_what_it_did_not_pull(
     reported = [(each["held"], each["lost"], each["unused"]) for _, each in service.requests]
     changes = [one for one, before in zip(reported, [None, *reported], strict=False) if one != before]
     assert changes == [(0, 0, 0), (1, 0, 0), (4, 0, 1), (4, 0, 0), (1, 3, 0), (1, 0, 0), (0, 0, 0)]
-    ((dropped, soon, late),) = [each["due"] for _, each in service.requests if "due" in each]
+    first, *others = [each for _, each in service.requests if each["lost"] or "due" in each]
+    dropped, soon, late = first["due"]
     assert dropped == {"n": 1, "deliveries": 3}
     assert [each["n"] for each in (soon, late)] == [each["deliveries"] for each in (soon, late)] == [1, 1]
-    assert 0 < soon["delay_ms"] <= 1_000 < 55_000 < late["delay_ms"] <= 60_000
+    assert 0 < soon["delay_ms"] <= 1_050 < 50_000 < late["delay_ms"] <= 61_000
+    assert first["earlier"] == []
+    assert others and all(each["due"] == [] and each["earlier"][-1]["delay_ms"] > 50_000 for each in others)
 
 
 @pytest.fixture

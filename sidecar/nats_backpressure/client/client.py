@@ -130,6 +130,7 @@ class BackpressureClient(LocalAdmission):
         ahead: int = 0,
         leaving: bool = False,
         due: list[dict[str, int]] | None = None,
+        earlier: list[dict[str, int]] | None = None,
         inbox: Inbox | None = None,
         timeout: float = TIMEOUT,
     ) -> Answer:
@@ -138,9 +139,9 @@ class BackpressureClient(LocalAdmission):
         An unknown priority counts as `normal`, an `attempt` below 1 as 1, and `max_messages` beyond what the sidecar
         grants at once (10,000) as that. `unused` are messages of the last grant that are given back, `held` those that
         were pulled and are not acknowledged (`ahead` of which are before the next pull), `lost` those that will not
-        be (`due` says when they come back, as in the protocol); who reports them asks from an inbox of its own, and
-        says with `leaving` that it asks no more: nothing is granted then. Raises ValueError for another role, or fewer
-        than one message.
+        be; `due` says when these come back, and `earlier` when those of earlier questions do, as in the protocol. Who
+        reports them asks from an inbox of its own, and says with `leaving` that it asks no more: nothing is granted
+        then. Raises ValueError for another role, or fewer than one message.
 
         Without an answer within `timeout` seconds the decision is to continue, and `failed_open` says why; during an
         outage the next ones do not wait at all. Raises nothing for a failure of NATS or of the sidecar.
@@ -155,7 +156,7 @@ class BackpressureClient(LocalAdmission):
             pull |= {"unused": unused, "held": held, "lost": lost, "ahead": ahead} | (
                 {"leaving": True} if leaving else {}
             )
-            pull |= {} if due is None else {"due": due}
+            pull |= {} if due is None else {"due": due, "earlier": earlier or []}
             return await self._requests.decide(subject, role, pull, timeout, inbox)
         fields = {"attempt": max(1, min(attempt, MOST_ATTEMPTS)), "priority": self._known(priority, subject)}
         return await self._requests.decide(subject, role, fields, timeout)

@@ -93,7 +93,7 @@ class GrantQuestions:
         confirmed = await self._held.is_confirmed()
         if early.cancelled() or not (grant := early.result()).answered:
             return None
-        if too_many := self._held.look() + self._kept() + self._held.lost:
+        if too_many := self._held.look() + self._kept() + self._held.lost.untold:
             self._no_early_until = time.monotonic() + NO_EARLY
         elif not confirmed:
             self._no_early_until = time.monotonic() + NO_EARLY
@@ -108,11 +108,14 @@ class GrantQuestions:
     async def _ask(self, batch: int, *, ahead: int = 0, leaving: bool = False) -> Grant:
         asked_at, unused, self._unused = time.monotonic(), self._unused, 0
         held, self._unseen = self._held.look() + self._kept() + self._unseen, 0
+        lost = self._held.lost.fields(asked_at)
         decision = await self._decide(
-            max_messages=batch, unused=unused, held=held, ahead=ahead, leaving=leaving, **self._held.take_lost()
+            max_messages=batch, unused=unused, held=held, ahead=ahead, leaving=leaving, **lost
         )
         n, wait = self._grant(decision, batch)
         self._answered = decision.failed_open is None
+        if self._answered:
+            self._held.lost.told()
         self._unused = n if self._answered else 0  # what was never granted is not given back
         return Grant(n, wait, asked_at, self._answered)
 

@@ -7,13 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from sys import getrefcount
-from typing import Any
 
 from nats.aio.msg import Msg
 
 from nats_backpressure.client.inbox import Inbox
-from nats_backpressure.client.lost_messages import Lost, due_groups
-from nats_backpressure.protocol.requests import MOST_DELIVERIES
+from nats_backpressure.client.lost_messages import LostMessages
 
 CONFIRM_WAIT = 0.25
 """Seconds until the server has confirmed an ack, at most; it takes a round trip."""
@@ -41,8 +39,7 @@ class HeldMessages:
         self._confirming: Inbox | None = None
         """Where the server is to confirm the next ack."""
         self._confirmed: asyncio.Future[Msg] | None = None
-        self._lost = Lost()
-        """How many are lost since `take_lost`, by when their delay is over (None: dropped) and their deliveries."""
+        self.lost = LostMessages()
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -62,7 +59,7 @@ class HeldMessages:
         """It is acknowledged, or returned; with a `delay` it is lost: it stays in flight until that is over."""
         self._ended += 1
         if delay:
-            self._lost[time.monotonic() + delay, _deliveries(message)] += 1
+            self.lost.add(message.metadata.num_delivered, time.monotonic(), delay)
         self._tell()
 
     def confirm(self, inbox: Inbox) -> None:
@@ -111,28 +108,14 @@ class HeldMessages:
             if message._ackd:
                 continue
             if getrefcount(message) <= ONLY_OURS:
-                self._lost[None, _deliveries(message)] += 1
+                self.lost.add(message.metadata.num_delivered, time.monotonic())
             else:
                 self._messages.append(message)
         return len(self._messages)
 
-    @property
-    def lost(self) -> int:
-        """How many were lost since `take_lost`."""
-        return self._lost.total()
-
-    def take_lost(self) -> dict[str, Any]:
-        """As fields of a question."""
-        lost, self._lost = self._lost, Lost()
-        return {"lost": lost.total(), "due": due_groups(lost, time.monotonic())} if lost else {"lost": 0}
-
     def _tell(self) -> None:
         if len(self._messages) - self._ended == 1:
             self._on_last()
-
-
-def _deliveries(message: Msg) -> int:
-    return min(message.metadata.num_delivered, MOST_DELIVERIES)
 
 
 class HeldMessage(Msg):

@@ -80,6 +80,8 @@ class SharedGrant(Struct, frozen=True):
     """What a leaving one gives back."""
     due: Annotated[tuple[Due, ...], Meta(max_length=MOST_DUE)] | None = None
     """When the asker said that the lost ones come back."""
+    earlier: Annotated[tuple[Due, ...], Meta(max_length=MOST_DUE)] = ()
+    """And those of earlier questions."""
 
 
 class Grants(Struct, frozen=True):

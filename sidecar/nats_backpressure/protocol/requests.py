@@ -102,6 +102,14 @@ class ConsumerRequest(Struct, frozen=True):
             "them again. Without this field that takes some seconds without an ack.",
         ),
     ] = None
+    earlier: Annotated[
+        tuple[Due, ...],
+        Meta(
+            max_length=MOST_DUE,
+            description="Those that were returned before the last question and whose delay is not over yet: for a "
+            "sidecar that started since. One that knows the asker leaves this out.",
+        ),
+    ] = ()
     ahead: Annotated[
         int,
         Meta(

@@ -75,6 +75,7 @@ def asked_of(request: ConsumerRequest, requester: str) -> Asked:
         min(request.ahead, request.held or 0),
         request.leaving,
         request.due,
+        request.earlier,
     )
 
 
@@ -112,7 +113,15 @@ class PullGrants:
     def add_foreign(self, replica: str, grant: SharedGrant, reading: Reading, now: float) -> None:
         """Count what another replica granted; `reading` is the newest one of the consumer."""
         tracker = self._tracker(ConsumerKey(grant.stream, grant.consumer))
-        asked = Asked(max(grant.n, grant.wants), grant.asker, grant.unused, grant.held, grant.lost, due=grant.due)
+        asked = Asked(
+            max(grant.n, grant.wants),
+            grant.asker,
+            grant.unused,
+            grant.held,
+            grant.lost,
+            due=grant.due,
+            earlier=grant.earlier,
+        )
         if grant.leaving:
             tracker.leave(asked, reading, now)
             return

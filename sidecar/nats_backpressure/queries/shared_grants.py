@@ -48,9 +48,10 @@ class SharedGrants:
             return
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
-        grant = SharedGrant(
-            key.stream, key.consumer, n, asked.requester, asked.held_beside(n), asked.n, asked.lost, due=asked.due
-        )
+        held = asked.held_beside(n)
+        grant = SharedGrant(key.stream, key.consumer, n, asked.requester, held, asked.n, asked.lost)
+        if asked.due is not None:
+            grant = replace(grant, due=asked.due, earlier=asked.earlier)
         self._unsent.append(replace(grant, leaving=True, unused=asked.unused) if asked.leaving else grant)
         if len(self._unsent) == MOST_GRANTS:
             self._send()

@@ -6,7 +6,7 @@ import pytest
 
 from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.core.admission.due_messages import MOST_SLOTS, DueMessages
-from nats_backpressure.core.model.member import Member
+from nats_backpressure.core.model.member import Latch, Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
@@ -103,3 +103,14 @@ BACKOFF = {"ack_wait": 9.0, "backoff": (1.0, 5.0, 9.0)}
 def test_when_a_message_comes_back(due: Due, config: dict, seconds: float) -> None:
     told = Asked(1, "a", lost=3, due=(due,)).come_back(reading(100.0, **config))
     assert told == [(1, seconds), (2, config["ack_wait"])]
+
+
+@pytest.mark.parametrize("due", [pytest.param((Due(4, 9000),), id="4 of them"), pytest.param((), id="none")])
+def test_while_a_latch_is_set_what_comes_back_later_takes_no_room(due: tuple[Due, ...]) -> None:
+    policy, tracker = Policy(inflight=InflightRule(10, 10, 10)), GrantingTracker()
+    seen = reading(100.0, inflight=4)
+    latches = Latches(inflight=Latch(on=True))
+    member = Member(KEY, policy, reading=seen, proof=100.0, marks=thresholds.marks(policy, seen), latches=latches)
+    tracker.grant_to(Asked(10, "a", held=0), member, 99.0, 0.5)
+    asked = Asked(10, "a", held=0, unused=9, lost=4, due=due or None)
+    assert tracker.grant_to(asked, member, 100.0, 0.5).n == (5 if due else 1)

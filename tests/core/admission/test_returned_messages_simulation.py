@@ -10,11 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import convert
 
-from nats_backpressure.client.lost_messages import Lost, due_groups
+from nats_backpressure.client.lost_messages import LostMessages
 from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.policy.schema import InflightRule, Policy
 from nats_backpressure.protocol.requests import Due
 from tests.core.admission.test_pull_simulation import JetStream, Simulation, Worker
+from tests.simulations.granting_tracker import GrantingTracker
 
 
 @dataclass
@@ -27,8 +28,7 @@ class Returning(Simulation):
     delays: tuple[float, ...] = (1.0,)
     times: int = 2
     deliveries: dict[int, int] = field(default_factory=dict)
-    came_loose: dict[str, Lost] = field(default_factory=dict)
-    """What each worker lost since its last question."""
+    losses: dict[str, LostMessages] = field(default_factory=dict)
     tells: bool = True
     """Whether they report when what they lost comes back."""
     most: int = 0
@@ -47,20 +47,23 @@ class Returning(Simulation):
             return
         worker.lost += 1
         delay = self.delays[message % len(self.delays)] if fate < self.returned else None
-        lost = self.came_loose.setdefault(worker.name, Lost())
-        lost[None if delay is None else self.now + delay, self.js.deliveries[message]] += 1
+        lost = self.losses.setdefault(worker.name, LostMessages())
+        lost.add(self.js.deliveries[message], self.now, delay)
         if delay is not None:
             self.js.delay(message, delay, self.now)
 
     def ask(self, worker: Worker, ahead: int = 0) -> None:
-        due = due_groups(self.came_loose.pop(worker.name, Lost()), self.now)
+        lost = self.losses.setdefault(worker.name, LostMessages())
+        told = lost.fields(self.now)
+        lost.told()
         asked = Asked(
             worker.batch,
             worker.name,
             worker.unused,
             len(worker.holding),
             worker.lost,
-            due=convert(due, tuple[Due, ...]) if self.tells else None,
+            due=convert(told.get("due", ()), tuple[Due, ...]) if self.tells else None,
+            earlier=convert(told.get("earlier", ()), tuple[Due, ...]),
         )
         grant = self.decisions.grant_to(asked, self.member, self.now, next(self.jitters))
         worker.unused = worker.lost = 0
@@ -116,6 +119,18 @@ def test_one_that_comes_back_much_later_holds_back_none_that_are_due() -> None:
     simulation.run(8.0)
     assert simulation.js.acked == 430
     assert simulation.most <= 40
+
+
+def test_a_sidecar_that_started_since_learns_what_comes_back() -> None:
+    """It was told to the one before, which was killed: it went by the ack wait, for 16 s after all were due."""
+    simulation = simulated(40, 10, 0, ack_wait=60.0, delays=(15.0,), times=1)
+    simulation.js.messages = 440
+    simulation.deliveries = dict.fromkeys(range(40, 440), 1)
+    simulation.run(5.0)
+    simulation.decisions = GrantingTracker()
+    simulation.run(18.0)
+    assert simulation.js.acked >= 300
+    assert simulation.most <= 41, "one more before all have told"
 
 
 @pytest.mark.parametrize(("returned", "dropped"), [(10, 0), (0, 10), (5, 5)])
@@ -184,7 +199,7 @@ def test_the_mark_is_kept_whatever_is_returned_or_dropped(
 ) -> None:
     """Where some workers die, and where they do not tell how long a delay is. Then one longer than the ack wait looks
     like a dead worker once no ack moves."""
-    delays = tuple(delay if tells else min(delay, (backoff or (ack_wait,))[0]) for delay in delays)
+    delays = tuple(delay if tells and not dies else min(delay, (backoff or (ack_wait,))[0]) for delay in delays)
     simulation = simulated(mark, returned, dropped, ack_wait, delays=delays, times=times, tells=tells)
     simulation.js.backoff = backoff
     simulation.js.messages, simulation.tick = 200, 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.protocol.requests import Due
@@ -27,10 +28,18 @@ class Asked(Struct, frozen=True):
     """Whether it asks no more, and pulls nothing of its last grant."""
     due: tuple[Due, ...] | None = None
     """When the lost ones come back. None if it does not report that."""
+    earlier: tuple[Due, ...] = ()
+    """When those come back that were lost before its last request."""
 
     def held_beside(self, n: int) -> int | None:
         """What counts as held beside a grant of `n`: at no moment it holds what it acknowledges before as well."""
         return None if self.held is None else max(self.held - self.ahead, self.held - n)
+
+    def with_earlier(self) -> Asked:
+        """What it says to one that heard nothing of it before."""
+        if self.due is None or not self.earlier:
+            return self
+        return replace(self, lost=self.lost + sum(due.n for due in self.earlier), due=(*self.due, *self.earlier))
 
     def come_back(self, reading: Reading) -> list[tuple[int, float]]:
         """(number, seconds until then) of the lost ones; of what is not told after the longest ack wait."""

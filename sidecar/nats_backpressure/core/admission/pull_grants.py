@@ -16,6 +16,7 @@ from nats_backpressure.core.admission.grant_shares import AskedReplicas, OwnGran
 from nats_backpressure.core.admission.open_grants import OpenGrants
 from nats_backpressure.core.admission.requesters import GRANT_LIFE, Requesters
 from nats_backpressure.core.admission.stall_recovery import StallRecovery
+from nats_backpressure.core.admission.wanting import MOST_REQUESTERS
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
 
@@ -47,6 +48,8 @@ class GrantTracker:
         self._requesters = Requesters()
         self._due = DueMessages()
         self._recovery = StallRecovery()
+        self._tellers: dict[str, None] = {}
+        """Requesters that told what they lost, the newest last; MOST_REQUESTERS at most."""
 
     def offer(self, member: Member, asked: Asked, now: float, share: Share, jitter: float) -> Grant:
         """How many of the messages that are asked for may be pulled; it is not counted yet, see `add`.
@@ -57,13 +60,13 @@ class GrantTracker:
         reading = member.reading
         if reading is None or reading.inflight is None or member.marks is None or member.marks.inflight is None:
             return Grant(asked.n, 0.0)
-        asked = _as_acked(asked, reading)
+        asked = self._heard(asked, reading)
         mark = member.marks.inflight.overload
-        target = _target(member, mark)
         self._requesters.ask(asked, reading, now)
         self._grants.give_back(asked.requester, asked.unused)
         granted = self._grants.outstanding(reading, now)
         self._add_lost(asked, reading, now)  # first: what it lost is not held any more
+        target = _target(member, mark, self._due.coming(now))
         due = self._due.count(reading, self._requesters.held(), max(1, mark), now)
         read = reading.inflight + granted
         asked = self._with_ahead(_with_possible_held(asked, read, now - reading.at.mono), target, now)
@@ -124,7 +127,7 @@ class GrantTracker:
         """Count `n` messages that another replica granted, or that it claims (0); `reading` is the newest one."""
         self._grants.outstanding(reading, now)  # what was delivered until then belongs to earlier grants
         self._recent.alone(asked.requester, now)
-        asked = _as_acked(asked, reading)
+        asked = self._heard(asked, reading)
         self._requesters.ask(asked, reading, now)
         self._add_lost(asked, reading, now)
         self._asked.add_other(replica, now)
@@ -134,9 +137,20 @@ class GrantTracker:
     def leave(self, asked: Asked, reading: Reading, now: float) -> None:
         """A requester asks no more."""
         self._grants.give_back(asked.requester, asked.unused)
-        asked = _as_acked(asked, reading)
+        asked = self._heard(asked, reading)
         self._requesters.leave(asked, reading, now)
         self._add_lost(asked, reading, now)
+
+    def _heard(self, asked: Asked, reading: Reading) -> Asked:
+        """What it says that was not heard yet."""
+        asked = _as_acked(asked, reading)
+        if asked.due is not None:
+            asked = asked if asked.requester in self._tellers else asked.with_earlier()
+            self._tellers.pop(asked.requester, None)
+            self._tellers[asked.requester] = None
+            if len(self._tellers) > MOST_REQUESTERS:
+                del self._tellers[next(iter(self._tellers))]
+        return asked
 
     def _add_lost(self, asked: Asked, reading: Reading, now: float) -> None:
         self._due.read(reading)
@@ -160,10 +174,11 @@ def _with_possible_held(asked: Asked, read: int, age: float) -> Asked:
     return asked if asked.held is None or age >= GRANT_LIFE else replace(asked, held=min(asked.held, read))
 
 
-def _target(member: Member, mark: float) -> int:
-    """The most messages that may be in flight: the mark as a whole number, since more would set the latch."""
+def _target(member: Member, mark: float, coming: int) -> int:
+    """The most messages that may be in flight: the mark as a whole number, since more would set the latch. While one is
+    set, a part of it, beside those that nobody works on until they come back."""
     latched = member.latches.inflight.on or member.latches.latency_p95.on
-    return max(1, math.floor(mark * member.policy.recovery_threshold if latched else mark))
+    return max(1, math.floor(min(mark, mark * member.policy.recovery_threshold + coming) if latched else mark))
 
 
 def _wait(reading: Reading, room: int, jitter: float) -> float:
