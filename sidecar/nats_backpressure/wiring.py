@@ -229,7 +229,7 @@ def build_probes(shared: Common, observing: Observing, answering: Answering) -> 
     sides = {"observe": observing.connection, "answer": answering.connection}
     connected = {name: partial(getattr, side, "connected") for name, side in sides.items()}
     health = HealthCheck(observing.service, answering.readiness, connected)
-    states = StateCollector(registry, SubjectLookup(registry).answer, counters, shared.clock, health)
+    states = StateCollector(registry, SubjectLookup(registry, keep=False).answer, counters, shared.clock, health)
     counters.expose(states.text, answering.tally.pass_on)
     return HttpProbes(http.host, http.port, answering.readiness, counters.page, shared.clock)
 

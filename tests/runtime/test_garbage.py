@@ -17,7 +17,7 @@ from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.subject.state import Record, SubjectState
 from nats_backpressure.runtime import garbage
-from nats_backpressure.runtime.garbage import EVERY, SETTLE, keep_collections_short
+from nats_backpressure.runtime.garbage import EVERY, LONG, SETTLE, SOON, keep_collections_short
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock
 
@@ -52,6 +52,30 @@ async def test_young_garbage_is_found(clock: FakeClock) -> None:
     del node
     await clock.run(EVERY)
     assert gone() is None
+
+
+@pytest.mark.parametrize(("took", "after"), [(0.0, EVERY), (LONG / 2, EVERY), (2 * LONG, SOON)])
+async def test_after_a_long_collection_the_next_comes_sooner(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, took: float, after: float
+) -> None:
+    ended = list[float]()
+
+    def collect(generation: int = 2) -> int:
+        clock.advance(took)
+        ended.append(clock.mono())
+        return 0
+
+    await clock.run(SETTLE)
+    with monkeypatch.context() as patched:
+        patched.setattr(gc, "collect", collect)
+        await clock.run(4 * EVERY)
+    assert ended[2] - ended[1] == pytest.approx(after + took)
+
+
+async def test_while_subjects_are_loaded_collections_are_close_together(clock: FakeClock) -> None:
+    frozen, lasting = gc.get_freeze_count(), [Node() for _ in range(1000)]
+    await clock.run(SOON)
+    assert gc.get_freeze_count() >= frozen + len(lasting)
 
 
 async def test_garbage_among_what_is_frozen_is_found_when_it_has_grown(clock: FakeClock) -> None:

@@ -103,7 +103,7 @@ class World:
         self.view, self.metrics = StubServiceView(), Counters(max_subjects)
         self.health = HEALTHY
         self.page = StateCollector(
-            self.view, SubjectLookup(self.view).answer, self.metrics, Clock(), lambda now: self.health
+            self.view, SubjectLookup(self.view, keep=False).answer, self.metrics, Clock(), lambda now: self.health
         )
         self.metrics.expose(self.page.text)
 

@@ -61,17 +61,22 @@ class SubjectView(Struct, frozen=True):
     """When the newest of these looks were answered."""
 
 
-def subject_view(state: SubjectState, proofs: Proofs = NO_PROOFS, last: SubjectView | None = None) -> SubjectView:
-    """`last`: the view before, which may be of the same state."""
+def subject_view(
+    state: SubjectState, proofs: Proofs = NO_PROOFS, last: SubjectView | None = None, *, pulled: bool = True
+) -> SubjectView:
+    """`last`: the view before, which may be of the same state. `pulled`: whether it may answer a pull request; without
+    that nobody asks for the fullest members."""
     members = state.members.values()
     proved = [(proof, m.reading) for m in members if m.reading and (proof := newest_proof(m, proofs)) is not None]
     oldest, reading = min(proved, key=lambda pair: pair[0], default=(None, None))
     # A look at the stream may have proved later that an older reading still holds.
     at = None if oldest is None or reading is None else reading.at.wall + oldest - reading.at.mono
     since, status = since_proof(members, proofs), status_proof(counted(members), proofs)
+    fullest: tuple[Member, ...] = ()
+    by_stream: dict[str, tuple[Member, ...]] = {}
     if last is not None and last.state is state:
         fullest, by_stream = last.fullest, last.fullest_by_stream
-    else:
+    elif pulled:
         by_stream = _fullest_by_stream(members)
         fullest = _fullest([m for of_one in by_stream.values() for m in of_one])
     return SubjectView(state, state.worst, since, at, oldest, status, fullest, by_stream, proofs, looked_at(proofs))
@@ -208,8 +213,10 @@ class SubjectAnswer(Struct, frozen=True):
 class SubjectLookup:
     """Answers from the service's states; caches the view of each state until the state is replaced."""
 
-    def __init__(self, service: ServiceView) -> None:
-        self._service = service
+    def __init__(self, service: ServiceView, *, keep: bool = True) -> None:
+        """`keep=False`: for a scrape, which asks rarely and for all subjects. The next look makes every view another
+        one, and 10,000 that are kept are 10 MiB, and 60,000 objects for the next garbage collection: 20 ms."""
+        self._service, self._keep = service, keep
         self._views: dict[str, SubjectView] = {}
 
     def names(self, subject: str) -> list[str]:
@@ -264,7 +271,10 @@ class SubjectLookup:
         )
 
     def _view(self, state: SubjectState) -> SubjectView:
-        view, proofs = self._views.get(state.subject), self._service.proofs(state.subject)
+        proofs = self._service.proofs(state.subject)
+        if not self._keep:
+            return subject_view(state, proofs, pulled=False)
+        view = self._views.get(state.subject)
         if view is None or view.state is not state or view.looked_at != looked_at(proofs):
             if len(self._views) > 2 * len(self._service.subjects):
                 self._views.clear()  # many belong to subjects that were removed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -11,7 +13,7 @@ from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import Status
-from nats_backpressure.queries.lookup import SubjectLookup
+from nats_backpressure.queries.lookup import SubjectLookup, SubjectView
 from tests.simulations.metrics_page import NOW, Clock, P, World, member, state
 
 SUBJECTS = ("a", "b", 'c"d', "_other")
@@ -71,3 +73,15 @@ def test_what_is_counted_between_two_scrapes_is_on_the_next_page() -> None:
     for n in range(3):
         assert world.values(P + "recovery_total")["a",] == n
         world.metrics.event("a", "recovery")
+
+
+def test_a_scrape_leaves_no_view_of_a_subject_behind() -> None:
+    world = World()
+    world.watch(*(state(f"subject.{n}", member()) for n in range(100)))
+    before = _views()
+    world.text()
+    assert _views() == before
+
+
+def _views() -> int:
+    return sum(isinstance(each, SubjectView) for each in gc.get_objects())
