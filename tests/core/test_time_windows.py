@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.time_windows import (
     MEASURES,
+    MOST_WAITING,
     NOTHING,
     PACKED,
     SLOTS,
@@ -146,6 +147,29 @@ def test_what_holds_need_not_be_added_again(
         one, other = a.measures[name], b.measures[name]
         assert (one.low, one.high) == (other.low, other.high)
         assert (one.mean or 0.0) == pytest.approx(other.mean or 0.0, rel=1e-4, abs=1e-4)
+
+
+@given(MOMENTS, st.sampled_from([60, 3600, 86_400]))
+def test_first_changes_that_only_wait_count_like_those_that_were_counted_at_once(
+    moments: list[tuple[float, Status, int | None]], seconds: int
+) -> None:
+    waiting, counted, now = TimeWindows(), TimeWindows(), 1e5
+    counted.window(now, 60)
+    for step, status, pending in moments:
+        now += step
+        for window in (waiting, counted):
+            window.add(now, status, values(pending))
+    now += 7.0
+    assert waiting.window(now, seconds) == counted.window(now, seconds)
+
+
+def test_a_subject_that_comes_to_rest_has_no_slots_and_what_waits_is_bounded() -> None:
+    window = TimeWindows()
+    for second in range(MOST_WAITING):
+        window.add(second, Status.INACTIVE, values(second))
+    assert not window._tiers and len(window._waiting) == MOST_WAITING
+    window.add(MOST_WAITING, Status.INACTIVE, values())
+    assert window._tiers and not window._waiting
 
 
 def test_a_mean_is_one_over_time_however_often_it_was_read() -> None:
