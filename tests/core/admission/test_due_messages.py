@@ -6,6 +6,7 @@ import pytest
 
 from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.core.admission.due_messages import MOST_SLOTS, DueMessages
+from nats_backpressure.core.admission.grant_shares import ALONE
 from nats_backpressure.core.model.member import Latch, Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
@@ -105,12 +106,26 @@ def test_when_a_message_comes_back(due: Due, config: dict, seconds: float) -> No
     assert told == [(1, seconds), (2, config["ack_wait"])]
 
 
-@pytest.mark.parametrize("due", [pytest.param((Due(4, 9000),), id="4 of them"), pytest.param((), id="none")])
-def test_while_a_latch_is_set_what_comes_back_later_takes_no_room(due: tuple[Due, ...]) -> None:
+@pytest.mark.parametrize(
+    ("held", "due", "plain", "n"),
+    [
+        pytest.param(0, (Due(4, 9000),), False, 5, id="they come back later"),
+        pytest.param(0, (), False, 5, id="nobody holds them"),
+        pytest.param(4, (), False, 1, id="they are held"),
+        pytest.param(0, (), True, 2, id="one that reports nothing may hold them"),
+        pytest.param(0, (Due(4, 9000),), True, 5, id="but not what comes back later"),
+    ],
+)
+def test_while_a_latch_is_set_what_nobody_works_on_takes_no_room(
+    held: int, due: tuple[Due, ...], plain: bool, n: int
+) -> None:
+    """30 that died with an outsider kept six workers from the 10 that were left of a mark of 40, for an ack wait."""
     policy, tracker = Policy(inflight=InflightRule(10, 10, 10)), GrantingTracker()
     seen = reading(100.0, inflight=4)
     latches = Latches(inflight=Latch(on=True))
     member = Member(KEY, policy, reading=seen, proof=100.0, marks=thresholds.marks(policy, seen), latches=latches)
-    tracker.grant_to(Asked(10, "a", held=0), member, 99.0, 0.5)
-    asked = Asked(10, "a", held=0, unused=9, lost=4, due=due or None)
-    assert tracker.grant_to(asked, member, 100.0, 0.5).n == (5 if due else 1)
+    if plain:
+        tracker.offer(member, Asked(1, "b"), 99.0, ALONE, 0.5)
+    tracker.grant_to(Asked(10, "a", held=held), member, 99.0, 0.5)
+    lost = sum(one.n for one in due)
+    assert tracker.grant_to(Asked(10, "a", 9, held, lost, due=due), member, 100.1, 0.5).n == n

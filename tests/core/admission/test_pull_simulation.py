@@ -339,6 +339,20 @@ def test_workers_that_report_what_they_hold_lose_no_capacity_to_the_mark(mark: i
     assert drained_in(10.0, mark, batch) >= 0.93 * one_each
 
 
+def test_one_question_that_reports_nothing_costs_the_others_nothing() -> None:
+    """It cost them half to four fifths for a minute, while what it was granted was one message."""
+    workers = [Worker(f"w{i}", 10, 0.03, 0.0, reports=True) for i in range(6)]
+    policy = Policy(inflight=InflightRule(40, 40, 40))
+    simulation = Simulation(JetStream(10_000, 10_000, 60.0), workers, policy, tick=0.01, reads_every=0.4)
+    simulation.run(5.0)
+    before = simulation.js.acked
+    simulation.decisions.grant_to(Asked(100, "operator"), simulation.member, simulation.now, 0.5)
+    simulation.began, simulation.now = simulation.now, simulation.now
+    simulation.run(5.0)
+    assert simulation.js.acked - before >= 0.95 * before
+    assert not simulation.too_many
+
+
 @pytest.mark.parametrize("others", [0, 3])
 def test_a_worker_that_drops_messages_without_an_ack_does_not_take_in_flight_past_its_mark(others: int) -> None:
     policy = Policy(inflight=InflightRule(20, 20, 20))

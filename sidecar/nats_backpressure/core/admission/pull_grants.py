@@ -66,9 +66,9 @@ class GrantTracker:
         self._grants.give_back(asked.requester, asked.unused)
         granted = self._grants.outstanding(reading, now)
         self._add_lost(asked, reading, now)  # first: what it lost is not held any more
-        target = _target(member, mark, self._due.coming(now))
         due = self._due.count(reading, self._requesters.held(), max(1, mark), now)
         read = reading.inflight + granted
+        target = _target(member, mark, max(self._due.coming(now), self._requesters.unheld(read, now)))
         asked = self._with_ahead(_with_possible_held(asked, read, now - reading.at.mono), target, now)
         room = target - self._requesters.inflight(read, now) + asked.ahead
         if due > 0:  # they are pulled first, and are in flight already
@@ -174,11 +174,11 @@ def _with_possible_held(asked: Asked, read: int, age: float) -> Asked:
     return asked if asked.held is None or age >= GRANT_LIFE else replace(asked, held=min(asked.held, read))
 
 
-def _target(member: Member, mark: float, coming: int) -> int:
+def _target(member: Member, mark: float, idle: int) -> int:
     """The most messages that may be in flight: the mark as a whole number, since more would set the latch. While one is
-    set, a part of it, beside those that nobody works on until they come back."""
+    set, a part of it, beside those that nobody works on: that would be all of it until they come back."""
     latched = member.latches.inflight.on or member.latches.latency_p95.on
-    return max(1, math.floor(min(mark, mark * member.policy.recovery_threshold + coming) if latched else mark))
+    return max(1, math.floor(min(mark, mark * member.policy.recovery_threshold + idle) if latched else mark))
 
 
 def _wait(reading: Reading, room: int, jitter: float) -> float:

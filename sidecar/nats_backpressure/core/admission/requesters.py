@@ -24,7 +24,7 @@ REPORT_LIFE = 3.0
 """Seconds for which a report counts: those whose pull found nothing ask once a second. Then what it held is known from
 readings, as for those that report nothing."""
 PLAIN_FOR = 60.0
-"""Seconds after the request of one that reports nothing in which only readings show what is in flight."""
+"""Seconds after the request of one that reports nothing in which no part of another is sure."""
 OTHERS_FOR = 2.0
 """Seconds of readings whose highest excess counts as held by others: by who died, or reports nothing."""
 KNOWN_AFTER = 0.03
@@ -67,7 +67,11 @@ class Requesters:
         """Time and in flight of the newest reading, until it is known what was granted until then."""
         self._seen = -math.inf
         """The time of the newest reading."""
+        self._compared = False
+        """Whether a reading was compared with the reports."""
         self._plain_until = -math.inf
+        self._plain: deque[tuple[float, int]] = deque()
+        """(time, messages) of the grants to those that report nothing, of the last OTHERS_FOR + GRANT_LIFE seconds."""
         self._new = self._newcomer = ""
         """The one that asks now, if it is not known: without a place, or with that of one that left."""
         self._parts, self._sure_parts = _CachedParts(), _CachedParts()
@@ -103,13 +107,28 @@ class Requesters:
             self._add_gone(asked.held or 0, now, reading, now, reading.ack_wait)
         self._wanting.leave(asked.requester, now)
 
+    def _add_plain(self, n: int, now: float) -> None:
+        """Of a reading before it is pulled the others learn only as long as that reading counts."""
+        self._granted_plainly(now)
+        if self._plain and now - self._plain[-1][0] < SLOT:
+            n += self._plain.pop()[1]
+        self._plain.append((now, n))
+
+    def _granted_plainly(self, now: float) -> int:
+        """What those that report nothing were granted, and may have pulled since the readings that count."""
+        while self._plain and now - self._plain[0][0] > OTHERS_FOR + GRANT_LIFE:
+            self._plain.popleft()
+        return sum(n for _, n in self._plain)
+
     def _add_lost(self, asked: Asked, reading: Reading, now: float) -> None:
         for n, after in asked.come_back(reading):
             self._add_gone(n, now, reading, now, after)
 
     def grant(self, requester: str, n: int, now: float) -> None:
         """`n` messages are granted, after `ask`."""
-        if (report := self._reports.get(requester)) is not None:
+        if (report := self._reports.get(requester)) is None:
+            self._add_plain(n, now)
+        else:
             more = max(0, n - report.ahead)
             report.most, report.ahead = report.most + more, max(0, report.ahead - n)
             self._wanting.grant(requester, more)
@@ -117,9 +136,13 @@ class Requesters:
 
     def inflight(self, read: int, now: float) -> int:
         """How many messages are in flight at most; `read`: by the newest reading and the grants since."""
-        if now < self._plain_until or not self._reports:
+        if not self._reports or not self._compared or (self._plain and now - self._seen > GRANT_LIFE):
             return read
-        return min(read, self._sum + self._excess(now))
+        return min(read, self._sum + self._excess(now) + self._granted_plainly(now))
+
+    def unheld(self, read: int, now: float) -> int:
+        """How many of them nobody holds that reports it; 0 where any other asks, who may work on them."""
+        return 0 if now < self._plain_until else self.inflight(read, now) - min(read, self._sum)
 
     def held(self) -> int:
         """What those that report it hold at most."""
@@ -214,6 +237,7 @@ class Requesters:
             over -= n
 
     def _add_excess(self, at: float, inflight: int, now: float) -> None:
+        self._compared = True
         held = [most for since, most in self._sums if at - SLOT <= since + SLOT and since <= at + KNOWN_AFTER]
         if (excess := inflight - int(max(held, default=self._sum))) > 0:
             self._others.append((now, excess))
