@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from nats_backpressure.core.admission.grant_shares import UNKNOWN_FOR
+from nats_backpressure.core.admission.open_grants import UNSEEN_LIFE
 from nats_backpressure.core.admission.requesters import GRANT_LIFE
 from tests.support.router import publish
 from tests.support.servers import NatsServer
@@ -31,6 +32,8 @@ async def know_each_other(sidecars: list[Sidecar]) -> None:
         return all(sidecar.log.count('"replica.present"') >= len(sidecars) - 1 for sidecar in sidecars)
 
     await eventually(all_know, "each sidecar to know the others")
+    if len(sidecars) > 1:  # until then each holds back what others may have granted before it heard them
+        await asyncio.sleep(UNSEEN_LIFE)
 
 
 async def answers_to(nc: Client, subject: str, payload: bytes, asks: int, replies: int, ids: itertools.count) -> list:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nats_backpressure.core.admission.grant_shares import UNKNOWN_FOR, AskedReplicas, Share
+from nats_backpressure.core.admission.requesters import GRANT_LIFE
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
@@ -80,7 +81,7 @@ class World:
 async def running(replicas: int, mark: int = 500, inflight: int = 0) -> AsyncIterator[World]:
     world = World(replicas, mark, inflight)
     tasks = [asyncio.create_task(work) for work in (world.keep_reading(), *(one.run() for one in world.replicas))]
-    await world.clock.run(1)
+    await world.clock.run(GRANT_LIFE + 2 * EVERY)
     yield world
     await cancel_and_wait(tasks)
 
@@ -205,6 +206,25 @@ async def test_what_one_replica_was_told_is_due_is_granted_once_at_any() -> None
         await world.clock.run(0.05)
         granted.append(ask(0, "a"))
         assert granted[0] > 0 and sum(granted) <= 4
+
+
+async def test_a_replica_that_connects_grants_nothing_beside_what_others_granted_before() -> None:
+    """The reading shows nothing of the 11 that are granted: they are pulled later."""
+    async with running(3, mark=12, inflight=1) as world:
+        world.bus.channels["2"].connected = False
+        for asker in range(30):
+            world.ask(asker % 2, f"asker-{asker}", 10)
+            await world.clock.run(0.02)
+        world.bus.channels["2"].connected = True
+        world.replicas[2].announce()
+        began, seconds = world.clock.now().mono, 0.0
+        while seconds < GRANT_LIFE:
+            assert world.ask(2, f"late-{seconds}", 10) == 0
+            await world.clock.run(0.05)
+            seconds = world.clock.now().mono - began
+        assert world.most_in_a_second() <= 11
+        await world.clock.run(2 * EVERY)
+        assert world.ask(2, "in the end", 10) + world.ask(2, "and one more", 10) > 0
 
 
 async def test_what_was_delivered_before_another_granted_is_not_taken_off_its_grant() -> None:

@@ -92,6 +92,7 @@ class Replicas:
         self.on_change: Callable[[], None] = lambda: None
         self._channel, self._clock, self._counts = channel, clock, counts
         self._started_at, self._early, self._leaving = clock.now().mono, True, False
+        self._heard_since = self._started_at
         self._due, self._wrote, self._missed = asyncio.Event(), True, False
         self._share, self._marks = ALONE, frozenset[str]()
         self._sharing_differs, self._watch_differs = Once(), False
@@ -114,7 +115,7 @@ class Replicas:
 
     def announce(self) -> None:
         """A connection was made: report our presence soon, so that the others answer."""
-        self._missed = True
+        self._missed, self._heard_since = True, self._clock.now().mono
         self._due.set()
 
     def announce_change(self) -> None:
@@ -163,7 +164,7 @@ class Replicas:
         if not self.others:
             return ALONE
         count = self._share.replicas
-        return Share(count, (self._share.rank + crc32(consumer.encode())) % count, self.id)
+        return Share(count, (self._share.rank + crc32(consumer.encode())) % count, self.id, self._heard_since)
 
     def marks(self) -> frozenset[str] | None:
         """The marks of the policies of the others that can write; None while it is too early to know."""

@@ -26,6 +26,8 @@ class Share(Struct, frozen=True):
     rank: int
     """From 0."""
     id: str = ""
+    heard_since: float = -math.inf
+    """Monotonic time since which what the others grant comes here."""
 
 
 ALONE = Share(1, 0)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.admission.asked import Asked
 from nats_backpressure.core.admission.due_messages import DueMessages
 from nats_backpressure.core.admission.grant_shares import AskedReplicas, OwnGrants, Share
-from nats_backpressure.core.admission.open_grants import OpenGrants
+from nats_backpressure.core.admission.open_grants import UNSEEN_LIFE, OpenGrants
 from nats_backpressure.core.admission.requesters import GRANT_LIFE, Requesters
 from nats_backpressure.core.admission.stall_recovery import StallRecovery
 from nats_backpressure.core.admission.wanting import MOST_REQUESTERS
@@ -74,6 +74,8 @@ class GrantTracker:
         if due > 0:  # they are pulled first, and are in flight already
             room = max(room, max(0, target - reading.inflight) + due - granted)
         fair = self._fair_part(asked, target, room, now)
+        if _may_be_granted_unheard(share, reading, now):
+            return Grant(1, 0.0) if read == 0 else Grant(0, SHORTEST_WAIT * (1 + jitter))
         if fair > 0 or read == 0:
             self._recovery.end(reading)
             own = self._own.sum(now)
@@ -161,6 +163,12 @@ class GrantTracker:
         self._recovery.record_grant(now)
         self._grants.add(n, requester, now)
         self._requesters.grant(requester, n, now)
+
+
+def _may_be_granted_unheard(share: Share, reading: Reading, now: float) -> bool:
+    """Whether others may have granted something, before what they grant came here, that the reading does not show."""
+    since = share.heard_since
+    return reading.at.mono <= since + GRANT_LIFE and now < since + UNSEEN_LIFE
 
 
 def _as_acked(asked: Asked, reading: Reading) -> Asked:
