@@ -17,6 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from nats_backpressure.client import BackpressureClient, ThreadedClient, local_admission, startup
+from nats_backpressure.protocol.values import ActionName
 from tests.simulations.decision_service import GATEWAY, FakeDecisionService
 from tests.simulations.state_bucket import SUBJECT, States, active, state, wait_until
 from tests.support.servers import NatsServer
@@ -55,6 +56,20 @@ async def test_unusable_requests_are_admitted_counted_and_logged_once(
     stats = client.stats
     assert (stats.no_subject, stats.unwatched, stats.bad_priority, stats.failed_open) == (9, 3, 4, 3)
     assert [r.levelno for r in caplog.records] == [logging.WARNING] * 4
+
+
+@pytest.mark.parametrize("action", ["continue", "reject"])
+def test_an_unknown_priority_is_counted_and_named_once_also_in_calm(
+    action: ActionName, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was noticed first in the overload."""
+    client = BackpressureClient.fixed(action)
+    given: list[Any] = ["hgih", "hgih", "x" * 1000, None, ["high"], "high"]
+    for priority in given:
+        assert client.admit(SUBJECT, priority).admitted is (action == "continue")
+    assert client.stats.bad_priority == 5
+    assert [r.levelno for r in caplog.records] == [logging.WARNING] * 4
+    assert "'hgih'" in caplog.text and len(caplog.text) < 2000
 
 
 @pytest.mark.parametrize("late", ["the connection", "the sidecar"])

@@ -64,6 +64,8 @@ class LocalAdmission:
         return self._answer(self._overlapping(pattern, now), priority, now)
 
     def _answer(self, cached: CachedAdmission, priority: Priority, now: float) -> Admission:
+        if priority is not NORMAL and priority not in PRIORITIES:
+            priority = self._known(priority, cached.subject)
         cached.offered += 1
         stats, admitted = self.stats, cached.always or self._admits(cached, priority, now)
         if admitted:
@@ -107,14 +109,16 @@ class LocalAdmission:
             return True
         if priority == CRITICAL:
             return True
-        return cached.deciding.admit(cached.decision.ratio, self._known(priority, cached.subject), now)
+        return cached.deciding.admit(cached.decision.ratio, priority, now)
 
     def _known(self, priority: Priority, subject: str) -> Priority:
         """The priority, or `normal` for one that there is not."""
         if priority in PRIORITIES:
             return priority
         self.stats.count("bad_priority", subject)
-        self.logger.warn("bad_priority", "", f"unknown priority {priority!r:.80}: treated as normal")
+        given = repr(priority[:80]) if isinstance(priority, str) else f"of type {type(priority).__name__}"
+        text = f"unknown priority {given} for {subject[:200]}: treated as normal; there are {', '.join(PRIORITIES)}"
+        self.logger.warn("bad_priority", given, text)
         return NORMAL
 
     def _report_bad_subject(self, subject: str) -> None:

@@ -250,6 +250,15 @@ def test_lost_messages_are_remembered_in_bounds_whatever_their_delays() -> None:
     assert requesters._excess(100.0) == 3 * MOST_GONE
 
 
+def test_who_never_acknowledges_what_it_says_it_will_takes_no_more_than_another_part() -> None:
+    """It took all that max_ack_pending allows, in a few questions."""
+    consumer, tracker, held = member(reading(0), policy=Policy(inflight=InflightRule(12, 12, 12))), GrantingTracker(), 0
+    for n in range(20):
+        tracker.grant(consumer, 6, "honest", 100.0 + n / 100, 1, 0.5, held=0, unused=6)
+        held += tracker.grant(consumer, 6, "other", 100.0 + n / 100, 1, 0.5, held, 0, 0, held).n
+    assert held <= 12
+
+
 def test_a_quote_counts_nothing() -> None:
     tracker, consumer = GrantingTracker(), member(reading(600, stall=9000.0), HELD)
     assert [tracker.offer(consumer, Asked(10, "a"), 100.0, ALONE, 0.5).n for _ in range(3)] == [1, 1, 1]

@@ -107,9 +107,12 @@ class GrantTracker:
         return math.ceil((room + open_grants) / 2) - open_grants
 
     def _with_ahead(self, asked: Asked, target: int, now: float) -> Asked:
-        """Where not all can have a part, who asks before it is done would take the place of one that waits."""
-        fits = asked.ahead and self._requesters.parts_fit(target, now)
-        return replace(asked, ahead=min(asked.ahead, asked.held or 0) if fits else 0)
+        """Where not all can have a part, who asks before it is done would take the place of one that waits. Who holds
+        more than its part did not acknowledge what it said it would."""
+        held = asked.held or 0
+        counts = asked.ahead and self._requesters.parts_fit(target, now)
+        counts = counts and held <= self._requesters.part_of(target, asked.requester, now)
+        return replace(asked, ahead=min(asked.ahead, held) if counts else 0)
 
     def add(self, n: int, requester: str, now: float) -> None:
         """Count `n` messages that we granted, at least one."""
