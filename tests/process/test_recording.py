@@ -124,7 +124,8 @@ async def test_what_replicas_read_is_recorded_by_a_process_that_may_only_listen(
     server = await start_server(LISTENER)
     file, settings, password = (tmp_path / name for name in ("heard.jsonl", "settings.yaml", "password"))
     settings.write_text(json.dumps({"policies": [FAST], **UNHURRIED}))
-    async with Installation(tmp_path, [server.port or 0], 0, login="all:all@") as installation:
+    observe = UNHURRIED["observe"]
+    async with Installation(tmp_path, [server.port or 0], 0, login="all:all@", observe=observe) as installation:
         password.write_text("l")
         command = Command(server.url)  # it listens from the start: later it waits for a message that shows all
         listener = await command.start(
@@ -138,11 +139,21 @@ async def test_what_replicas_read_is_recorded_by_a_process_that_may_only_listen(
             return b'"t":"read"' in file.read_bytes()
 
         await eventually(listens, "the first reading that is recorded")
-        for _ in range(2):
+
+        async def heard(count: int) -> None:
+            """After a standstill it uses nothing before the next message that shows all: an incident may be over."""
+
+            async def has() -> bool:
+                return len(moves(await asyncio.to_thread(replayed, file))) >= count
+
+            await eventually(has, f"{count} changes in the recording", STARTS_WITHIN)
+
+        for incident in range(2):
             await installation.overload()
+            await heard(2 * incident + 1)
             await installation.calm()
+            await heard(2 * incident + 2)
         await installation.check()
-        await asyncio.sleep(SLOW_WRITE)
         listener.send_signal(signal.SIGINT)
         _, errors = await listener.communicate()
         assert listener.returncode == 0 and b"recorded " in errors and b"Traceback" not in errors, errors
