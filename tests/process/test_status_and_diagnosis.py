@@ -15,6 +15,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 
+from nats_backpressure.core.signals.diagnosis import WORKING
 from tests.process.waits import FIRES_WITHIN
 from tests.support.background import meanwhile
 from tests.support.parts import need_server
@@ -154,6 +155,29 @@ class TestDiagnoses:
             assert (active["reasons"], active["diagnosis"]) == (["pending", "nobody_pulling"], "nobody_pulling")
             _, page = await process.get("/metrics")
             assert f'router_backpressure_diagnosis{{diagnosis="nobody_pulling",subject="{SUBJECT}"}} 1.0' in page
+
+    async def test_nobody_pulling_is_said_only_once_the_worker_that_is_refused_asks_no_more(
+        self, nc: Client, server: NatsServer, router: None, tmp_path: Path
+    ) -> None:
+        wire = await Wire(nc).listen()
+        policy = {"subjects": [">"], "inflight": {"warn": 5, "critical": 5, "overload": 5}}
+
+        async def asked() -> bool:
+            answer = await wire.ask(f"decide.consumer.{SUBJECT}", {"max_messages": 5, "held": 5})
+            return bool(answer["action"] == "reject")
+
+        async with Sidecar(tmp_path, server.url, UNHURRIED | {"policies": [policy]}) as process:
+            await process.observing()
+            await publish(nc, 50)
+            held = await take(nc, 5)
+            await eventually(asked, "a refusal")
+            until = asyncio.get_running_loop().time() + 1.5 * WORKING
+            while asyncio.get_running_loop().time() < until:
+                await asked()  # one is granted now and then, since no ack comes
+                assert (await wire.ask(f"get.status.{SUBJECT}"))["diagnosis"] != "nobody_pulling"
+                await asyncio.sleep(0.2)
+            await self.diagnosed(wire, "nobody_pulling")
+        assert held
 
     async def test_a_hanging_worker_reaches_max_ack_pending(self, nc: Client, sidecar: Sidecar, wire: Wire) -> None:
         await publish(nc, 1500)

@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nats_backpressure.core.admission.grant_shares import UNKNOWN_FOR, AskedReplicas, Share
+from nats_backpressure.core.admission.pull_grants import REFUSED_LATELY
 from nats_backpressure.core.admission.requesters import GRANT_LIFE
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.told import Told
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
 from nats_backpressure.protocol.between_replicas import GRANTS
@@ -225,6 +227,26 @@ async def test_a_replica_that_connects_grants_nothing_beside_what_others_granted
         assert world.most_in_a_second() <= 11
         await world.clock.run(2 * EVERY)
         assert world.ask(2, "in the end", 10) + world.ask(2, "and one more", 10) > 0
+
+
+async def test_what_workers_tell_one_replica_is_known_to_all() -> None:
+    async with running(3, 5) as world:
+        world.inflight = 5
+        world.read()
+        key = world.member.key
+
+        def told() -> list[Told]:
+            return [pulls.told(key, world.clock.now().mono) for pulls in world.pulls]
+
+        assert told() == [Told()] * 3
+        request = ConsumerRequest(10, held=0, lost=4, due=(Due(4, 1000),))
+        world.pulls[0].grant(PullRequest(request, [], (world.member,), None), "a", world.clock.now().mono)
+        await world.clock.run(0.05)
+        assert told() == [Told(4, refused=True)] * 3
+        await world.clock.run(1.2)
+        assert told() == [Told(0, refused=True)] * 3
+        await world.clock.run(REFUSED_LATELY)
+        assert told() == [Told()] * 3
 
 
 async def test_what_was_delivered_before_another_granted_is_not_taken_off_its_grant() -> None:

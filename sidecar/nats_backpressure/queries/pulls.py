@@ -13,6 +13,7 @@ from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import newest_proof
 from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.told import NOTHING_TOLD, Told
 from nats_backpressure.core.status.freshness import freshness
 from nats_backpressure.protocol.between_replicas import SharedGrant
 from nats_backpressure.protocol.requests import ConsumerRequest, RequestRefused
@@ -90,6 +91,11 @@ class PullGrants:
         self.on_grant: Callable[[ConsumerKey, int, Asked], None] = lambda key, n, asked: None
         self._trackers: dict[ConsumerKey, GrantTracker] = {}
 
+    def told(self, key: ConsumerKey, now: float) -> Told:
+        """What those that ask have said of a consumer."""
+        tracker = self._trackers.get(key)
+        return NOTHING_TOLD if tracker is None else tracker.told(now)
+
     def grant(self, pull: PullRequest, requester: str, now: float) -> Granted:
         """Grant what all consumers have room for; it is counted with each of them."""
         request = pull.asked
@@ -142,6 +148,8 @@ class PullGrants:
             if (one.claim and tracker.claim_due(now)) or (one.n == 0 and asked.held is not None):
                 tracker.claim(now)
                 self.on_grant(member.key, 0, asked)
+            if one.n == 0:
+                tracker.refuse(now)
             if one.n < smallest.n or (one.n == smallest.n and one.wait > smallest.wait):
                 smallest = one
         if smallest.n > 0:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
+from nats_backpressure.core.model.told import NOTHING_TOLD, Told
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
@@ -48,6 +49,7 @@ class Consumer:
     ack_wait: float = 30.0
     sampled: bool = False
     ack_policy: str = "explicit"
+    told: Told = NOTHING_TOLD
     track: ConsumerTracker = field(default_factory=ConsumerTracker)
 
     def publish(self, n: int) -> None:
@@ -117,7 +119,7 @@ class Consumer:
 
     def take(self, after: float = 0.1) -> Reading | str:
         self.at += after
-        return self.track.add_sample(self.sample(), self.look())
+        return self.track.add_sample(self.sample(), self.look(), told=self.told)
 
     def read(self, after: float = 0.1) -> Reading:
         reading = self.take(after)
@@ -299,6 +301,65 @@ def test_an_estimate_is_no_longer_than_the_time_since_there_was_nothing_to_do(ra
         assert latencies[-1] == pytest.approx(3000 * taken_for, rel=0.15)
         consumer.ack(consumer.inflight)
         consumer.read()
+
+
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_a_backlog_that_workers_begin_on_has_no_latency_longer_than_they_work(seen_before: bool) -> None:
+    consumer = Consumer()
+    consumer.publish(5000)
+    for _ in range(20 if seen_before else 1):
+        consumer.read()
+    began = consumer.at
+    for step in range(100):
+        consumer.deliver(32 if step == 0 else 1)
+        consumer.ack(0 if step == 0 else 1)
+        reading = consumer.read()
+        assert max(reading.latency or 0.0, reading.p95 or 0.0) <= (consumer.at - began) * 1000 + 1e-6
+
+
+def worked_beside_returned(returned: int, told: bool) -> Consumer:
+    """150 messages a second in work for 20 ms each, while so many wait for the end of their delay."""
+    consumer = Consumer(told=Told(returned) if told else NOTHING_TOLD)
+    consumer.publish(20_000)
+    consumer.deliver(returned)
+    for _ in range(200):
+        consumer.deliver(15)
+        consumer.ack(12)
+        consumer.read()
+        consumer.ack(3)
+        consumer.read()
+    return consumer
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_workers_said_they_returned_with_a_delay_is_in_no_estimate(told: bool) -> None:
+    reading = worked_beside_returned(260, told).read()
+    assert reading.latency is not None and (reading.latency < 200) is told
+    assert reading.inflight == 260
+
+
+@pytest.mark.parametrize("said", [40, 1000])
+def test_a_worker_that_returned_all_it_had_stalls_only_beside_a_queue(said: int) -> None:
+    """It does no work, but without a queue nobody waits for it."""
+    consumer = Consumer()
+    consumer.publish(40)
+    consumer.read()
+    consumer.deliver(40)
+    consumer.told = Told(said, refused=True)
+    assert [consumer.read().stall for _ in range(100)] == [0.0] * 100
+    consumer.publish(1)
+    consumer.read()
+    assert consumer.read(7.0).stall > 6000
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_nobody_pulls_is_not_said_while_those_that_ask_are_refused(refused: bool) -> None:
+    consumer = Consumer(told=Told(refused=refused))
+    consumer.publish(100)
+    consumer.deliver(40)
+    for _ in range(400):
+        reading = consumer.read()
+    assert (reading.diagnosis is Diagnosis.NOBODY_PULLING) is not refused
 
 
 def test_no_estimate_while_redeliveries_pass_for_acks() -> None:

@@ -19,10 +19,13 @@ from nats_backpressure.core.admission.stall_recovery import StallRecovery
 from nats_backpressure.core.admission.wanting import MOST_REQUESTERS
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.model.told import Told
 
 REQUESTER_LIFE = 1.0
 """Seconds for which a requester counts as another that wants its share."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.05, 1.0
+REFUSED_LATELY = 2.0
+"""Seconds for which it counts that a requester was refused; each asks again after LONGEST_WAIT."""
 REVIVING_WAIT = 0.2
 """Seconds until the next request while messages of dead workers are redelivered."""
 
@@ -50,6 +53,11 @@ class GrantTracker:
         self._recovery = StallRecovery()
         self._tellers: dict[str, None] = {}
         """Requesters that told what they lost, the newest last; MOST_REQUESTERS at most."""
+        self._refused_at = -math.inf
+
+    def told(self, now: float) -> Told:
+        """What the requesters have said of the consumer, to whichever replica."""
+        return Told(self._due.coming(now), now - self._refused_at < REFUSED_LATELY)
 
     def offer(self, member: Member, asked: Asked, now: float, share: Share, jitter: float) -> Grant:
         """How many of the messages that are asked for may be pulled; it is not counted yet, see `add`.
@@ -124,6 +132,10 @@ class GrantTracker:
         """We are asked, and grant nothing for want of a share; returns whether the others are to learn that now."""
         return self._asked.claim_due(now)
 
+    def refuse(self, now: float) -> None:
+        """A requester is granted nothing."""
+        self._refused_at = now
+
     def claim(self, now: float) -> None:
         """The others learn now that we are asked, and grant nothing."""
         self._asked.add_own(now)
@@ -138,6 +150,8 @@ class GrantTracker:
         self._asked.add_other(replica, now)
         if n > 0:
             self._count(n, asked.requester, now)
+        else:
+            self.refuse(now)
 
     def leave(self, asked: Asked, reading: Reading, now: float) -> None:
         """A requester asks no more."""

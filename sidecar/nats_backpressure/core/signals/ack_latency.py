@@ -46,6 +46,7 @@ class AckLatency:
         "_inflight_since",
         "_rise_seen",
         "_unbroken_since",
+        "_unheld_at",
         "idle_at",
         "working",
     )
@@ -57,6 +58,8 @@ class AckLatency:
         now. Older ones are only shown to people."""
         self.idle_at = -math.inf
         """When there was last nothing to do."""
+        self._unheld_at = -math.inf
+        """When no message was last with a worker: none there now can be older."""
         self.working = 0
         """Messages in flight that are not returned."""
         self._first_at: float | None = None
@@ -109,7 +112,7 @@ class AckLatency:
         if sample.since_ack is not None:
             self._acked_at = now - sample.since_ack
         if self.working == 0:
-            self._inflight_since, self._rise_seen = None, True
+            self._inflight_since, self._rise_seen, self._unheld_at = None, True, now
         elif last is None or self._inflight_since is None:
             # Whatever is in flight was delivered at the newest delivery or before: the stall is at least this long.
             self._inflight_since = now - (sample.since_delivery or 0.0)
@@ -122,7 +125,7 @@ class AckLatency:
         stall = self._stall(now)
         quantiles = self._all.at(now, 0.5, 0.95, 0.99)
         estimate = None if quantiles or self._awaits_metrics(sample) else flow.estimate()
-        p95 = quantiles[1] if quantiles else None if estimate is None else P95_OF_MEAN * estimate
+        p95 = quantiles[1] if quantiles else None if estimate is None else self._p95(estimate, now)
         source: LatencySource | None = "sampled" if quantiles else "estimated" if estimate is not None else None
         if self.working and (p95 is None or stall > p95):
             p95, source = stall, "stall"
@@ -164,9 +167,12 @@ class AckLatency:
         if now - self.idle_at < RATE_SPAN:
             flow = window.total(now, self.idle_at)
         estimate = flow.rough_estimate()
-        # When work begins, many messages in flight and few acks pass for a long time in flight. But nothing is in
-        # flight for longer than since there was last nothing to do.
-        return None if estimate is None else min(P95_OF_MEAN * estimate, now - self.idle_at)
+        return None if estimate is None else self._p95(estimate, now)
+
+    def _p95(self, estimate: float, now: float) -> float:
+        """When work begins, many messages in flight and few acks pass for a long time in flight. But nothing is in
+        flight for longer than since there was last nothing to do, or nothing in flight."""
+        return min(P95_OF_MEAN * estimate, now - max(self.idle_at, self._unheld_at))
 
     def _awaits_metrics(self, sample: Sample) -> bool:
         """Whether ack metrics may come that show more than an estimate. After a restart, three times the mean of a

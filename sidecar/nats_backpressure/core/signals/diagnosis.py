@@ -66,6 +66,8 @@ class ReplyFacts(Struct, frozen=True, gc=False):
     """What a stream holds of its own limits if it refuses what is beyond them; None where it drops old messages."""
     given_up: float | None = None
     """When a message was last given up or terminated, on the clock of the points."""
+    refused: bool = False
+    """Whether a worker that asked to pull was refused in the last seconds."""
 
 
 class Evidence:
@@ -157,7 +159,7 @@ def cap_reached(seen: Evidence) -> bool:
 
 def nobody_pulling(seen: Evidence) -> bool:
     """Messages wait, nobody asks for them and none is acknowledged: see whether the worker runs."""
-    if seen.facts.paused or seen.moved_at > seen.points[0].at:
+    if seen.facts.paused or seen.facts.refused or seen.moved_at > seen.points[0].at:
         return False
     if not (seen.nearly_all(seen.queued) and seen.hardly_any(seen.pulled)):
         return False

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import Sample, StreamLook
+from nats_backpressure.core.model.told import NOTHING_TOLD, Told
 from nats_backpressure.core.signals import sample_checks
 from nats_backpressure.core.signals.ack_latency import AckLatency
 from nats_backpressure.core.signals.data_loss import LossAccount
@@ -47,11 +48,13 @@ class ConsumerTracker:
         "_given_up",
         "_held",
         "_history",
+        "_in_hand",
         "_latency",
         "_look",
         "_losses",
         "_made",
         "_naks",
+        "_told",
         "_unconfirmed",
         "last",
         "reading",
@@ -67,7 +70,7 @@ class ConsumerTracker:
         only its time is remembered."""
         self._look: StreamLook | None = None
         self._unconfirmed: tuple[Sample, StreamLook] | None = None
-        self._held = held
+        self._held, self._told = held, NOTHING_TOLD
         self._carried, self._made = carried, 0
         self._ages = ages or MessageAges()
         self._reset()
@@ -86,7 +89,8 @@ class ConsumerTracker:
         self._given_up: float | None = None
         self._history = 0
         """The stream sequence up to which it reads messages older than itself; 0 if there are none, or none left."""
-        self._naks = self._dropped = self._again = 0
+        self._naks = self._dropped = self._again = self._in_hand = 0
+        """In hand: messages in flight that workers have, as far as known."""
         self._losses = LossAccount(self._carried.account)
 
     def ack_seen(self, seconds: float, deliveries: int, now: Now, times: int = 1) -> None:
@@ -116,9 +120,12 @@ class ConsumerTracker:
         self._given_up = now.mono
         self._flow.add(now.mono, IntervalCounts(redeliveries=times))
 
-    def add_sample(self, sample: Sample, look: StreamLook, *, early: bool = False) -> Reading | str:
+    def add_sample(
+        self, sample: Sample, look: StreamLook, *, early: bool = False, told: Told = NOTHING_TOLD
+    ) -> Reading | str:
         """The reading after this sample, or why it is not used yet. `look` was taken after the sample, or (`early`)
         before it, where a consumer was read by itself."""
+        self._told = told
         if self.rest is not None:
             counted = self._losses.total
             if not early and self._is_repeated(sample, look) and not self.rest.full:
@@ -244,13 +251,16 @@ class ConsumerTracker:
         if last is None:
             self._start(sample, look)
             self._resume(sample, look)
-        was_working, restarted = self._latency.working, self._delayed_naks.add_sample(last, sample)
+        restarted = self._delayed_naks.add_sample(last, sample)
         returned = self._delayed_naks.count_in_flight(sample)
         if (returned or restarted) and self._storm(sample):
             returned, restarted = 0, False
-        self._latency.begin_sample(last, sample, sample.inflight - returned, restarted)
+        had, self._in_hand = self._in_hand, sample.inflight - max(returned, min(self._told.returned, sample.inflight))
+        # With a queue a stall always counts: workers that return all they get do no work.
+        working = sample.inflight - returned if sample.pending else self._in_hand
+        self._latency.begin_sample(last, sample, working, restarted)
         if last is not None and not self._losses.purged:
-            self._count(last, sample, was_working)
+            self._count(last, sample, had)
         if sample.delivered_stream >= self._history or not sample.pending:
             self._history = 0
         self._latency.end_sample(last, sample)
@@ -260,8 +270,9 @@ class ConsumerTracker:
         diagnosis = self._diagnose(sample, look)
         return self._reading(sample, look, diagnosis, self._losses.total - counted)
 
-    def _count(self, last: Sample, sample: Sample, was_working: int) -> None:
-        """Count the interval between two samples: first deliveries less the rise of in flight are acks (at most)."""
+    def _count(self, last: Sample, sample: Sample, had: int) -> None:
+        """Count the interval between two samples: first deliveries less the rise of in flight are acks (at most);
+        `had`: how many messages workers had at its start."""
         time = sample.at.mono - last.at.mono
         given = sample.delivered_consumer - last.delivered_consumer
         new = given if sample.config.filters else min(given, sample.delivered_stream - last.delivered_stream)
@@ -277,7 +288,7 @@ class ConsumerTracker:
             arrivals=max(0, sample.pending - last.pending + new),
             deliveries=given,
             redeliveries=max(0, sample.redelivered - last.redelivered, given - new),
-            held=(was_working + self._latency.working) / 2 * time,
+            held=(had + self._in_hand) / 2 * time,
             waited_time=time if waited else 0.0,
             waited_acks=acks if waited else 0.0,
             lead_time=time if away else 0.0,
@@ -304,7 +315,8 @@ class ConsumerTracker:
     def _facts(self, sample: Sample, look: StreamLook) -> ReplyFacts:
         # Not at its limit yet, one that drops old messages does neither.
         fill = None if look.retention is not None and look.retention.discards_old else look.fill
-        return ReplyFacts(sample.config, sample.paused, self._history > 0, look.at_limit, fill, self._given_up)
+        refused = self._told.refused and sample.pending > 0
+        return ReplyFacts(sample.config, sample.paused, self._history > 0, look.at_limit, fill, self._given_up, refused)
 
     def _reading(self, sample: Sample, look: StreamLook, diagnosis: Diagnosis | None, lost: int) -> Reading:
         now = sample.at.mono
