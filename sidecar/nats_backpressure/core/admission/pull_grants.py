@@ -76,7 +76,7 @@ class GrantTracker:
         self._add_lost(asked, reading, now)  # first: what it lost is not held any more
         due = self._due.count(reading, self._requesters.held(), max(1, mark), now)
         read = reading.inflight + granted
-        target = _target(member, mark, max(self._due.coming(now), self._requesters.unheld(read, now)))
+        target = _target(member, mark, max(self._due.coming(now), self._requesters.unheld(now)))
         asked = self._with_ahead(_with_possible_held(asked, read, now - reading.at.mono), target, now)
         room = target - self._requesters.inflight(read, now) + asked.ahead
         if due > 0:  # they are pulled first, and are in flight already

@@ -140,9 +140,11 @@ class Requesters:
             return read
         return min(read, self._sum + self._excess(now) + self._granted_plainly(now))
 
-    def unheld(self, read: int, now: float) -> int:
-        """How many of them nobody holds that reports it; 0 where any other asks, who may work on them."""
-        return 0 if now < self._plain_until else self.inflight(read, now) - min(read, self._sum)
+    def unheld(self, now: float) -> int:
+        """How many in flight nobody holds that reports it, by each reading of the last seconds: what comes and goes
+        is held by one that reports too little. 0 where any other asks, who may work on them."""
+        excess = [n for at, n in self._others if now - at <= OTHERS_FOR]
+        return 0 if now < self._plain_until else min(excess, default=0)
 
     def held(self) -> int:
         """What those that report it hold at most."""
@@ -239,8 +241,7 @@ class Requesters:
     def _add_excess(self, at: float, inflight: int, now: float) -> None:
         self._compared = True
         held = [most for since, most in self._sums if at - SLOT <= since + SLOT and since <= at + KNOWN_AFTER]
-        if (excess := inflight - int(max(held, default=self._sum))) > 0:
-            self._others.append((now, excess))
+        self._others.append((now, max(0, inflight - int(max(held, default=self._sum)))))
         while self._others and now - self._others[0][0] > OTHERS_FOR:
             self._others.popleft()
 
