@@ -26,9 +26,10 @@ CALM, OTHERS_HOLD = 5.0, 1.0
 @asynccontextmanager
 async def running(setting: Setting, load: float) -> AsyncIterator[PulledStream]:
     stream = PulledStream(setting)
-    tasks = [*stream.tasks(), asyncio.create_task(stream.arrive(load * setting.capacity))]
+    tasks = [*stream.tasks()]
     try:
-        await stream.clock.run(3.0)
+        await stream.clock.run(3.0)  # by then each replica knows what others may have granted before it heard them
+        tasks.append(asyncio.create_task(stream.arrive(load * setting.capacity)))
         yield stream
     finally:
         await cancel_and_wait(tasks)
