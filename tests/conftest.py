@@ -52,8 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"server", "start_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("real_server")
-        if item.get_closest_marker("hypothesis"):  # traced they take three times as long, and cover nothing more
-            item.add_marker("no_cover")
+        if item.get_closest_marker("hypothesis") or "simulation" in item.nodeid.split("::")[0]:
+            item.add_marker("no_cover")  # traced they take four times as long, and cover nothing more
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

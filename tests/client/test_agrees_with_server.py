@@ -22,6 +22,8 @@ from nats_backpressure.protocol.values import Action
 from nats_backpressure.queries import serialize
 from tests.fakes.view import NOW, OVERLOADED, SUBJECT, FakeServiceView, after, decision_service, member, subject
 
+pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
+
 AGES = [0, 5, 6, 6.5, 7, 9.9, 10, 10.5, 12, 13.9, 14, 15, 15.5, 18, 19, 29.9, 30, 31, 44, 60, 61, 63.9, 64, 1000]
 BINARY, ADAPTIVE = AdmissionRule(), AdmissionRule(mode="adaptive")
 

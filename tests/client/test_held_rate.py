@@ -16,6 +16,8 @@ from nats_backpressure.client.held_rate import LEAST_MARGIN, MARGIN_SECONDS
 from nats_backpressure.client.shedder import RANKS
 from nats_backpressure.protocol.messages import State
 
+pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
+
 FALL = 40.0
 TO_HALF = ((0.0, 0.5), (10.0, 10.0), (FALL, 0.5))
 

@@ -80,6 +80,7 @@ def test_what_is_older_than_the_window_is_forgotten_and_a_gap_is_no_coverage() -
     assert window.window(100_030.0, 86_400).seconds[Status.ACTIVE] == 0
 
 
+@pytest.mark.no_cover  # traced, it takes four times as long
 def test_one_that_is_idle_takes_a_handful_of_slots_and_one_that_never_rests_no_more_than_the_bound() -> None:
     idle, busy = TimeWindows(), TimeWindows()
     for second in range(0, 200_000, 3):
@@ -89,6 +90,7 @@ def test_one_that_is_idle_takes_a_handful_of_slots_and_one_that_never_rests_no_m
     assert SLOTS - len(TIERS) <= slots(busy) <= SLOTS + len(TIERS)
 
 
+@pytest.mark.no_cover  # traced, it takes four times as long
 def test_a_day_of_numbers_without_any_pattern_takes_9_kb() -> None:
     window, dice = TimeWindows(), random.Random(1)
     for second in range(0, 90_000, 5):

@@ -89,6 +89,7 @@ async def running(replicas: int, mark: int = 500, inflight: int = 0) -> AsyncIte
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.001, UNKNOWN_FOR / 2])
+@pytest.mark.no_cover  # traced, it takes four times as long
 async def test_24_askers_of_100_at_three_replicas_in_one_moment_get_500_in_any_second(delay: float) -> None:
     async with running(3) as world:
         world.bus.delay = (delay, delay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.config.settings import BadSettings, Settings
@@ -36,6 +37,7 @@ async def test_a_service_that_is_well() -> None:
         assert 0 < now.interval <= SETTINGS.observe.max_interval_ms / 1000
 
 
+@pytest.mark.no_cover  # traced, it takes four times as long
 async def test_a_state_bucket_that_takes_nothing_shows_in_both_ages() -> None:
     world = World()
     async with world.living() as service:

@@ -33,6 +33,7 @@ class Mirrored(World):
 
 
 @pytest.mark.parametrize("how", ["its node is down", "deleted"])
+@pytest.mark.no_cover  # traced, it takes four times as long
 async def test_what_happens_to_the_origin_is_nothing_that_happens_to_the_mirror(how: str) -> None:
     world = Mirrored()
     async with world.living(CALM) as service:

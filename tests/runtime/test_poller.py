@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Observe, Settings
@@ -172,6 +173,7 @@ class TestPace:
             (member,) = world.registry.subjects["s"].members.values()
             assert member.reading is not None and member.reading.pending == 5000
 
+    @pytest.mark.no_cover  # traced, it takes four times as long
     async def test_few_above_a_mark_are_read_singly_and_many_by_a_list(self) -> None:
         world = World(budget=Budget(LEAST / 10, MOST, 50, 0.05))
         world.js.add_stream("S", tuple(f"s.{n}" for n in range(60)))
@@ -273,6 +275,7 @@ class TestBudget:
 
         js.streams, js.stream, js.consumers = paid_streams, paid_stream, paid_consumers  # type: ignore[method-assign, assignment]
 
+    @pytest.mark.no_cover  # traced, it takes four times as long
     async def test_streams_without_consumers_do_not_starve_the_one_that_is_watched(self) -> None:
         world = World(budget=Budget(0.1, 5.0, 20, 0.05), limited=True)
         world.stream("S", "c")
@@ -290,6 +293,7 @@ class TestBudget:
                 ages.append(world.clock.now().mono - (proof or 0.0))
             assert max(ages[:20]) < 12.0 and max(ages[40:]) < 3.0
 
+    @pytest.mark.no_cover  # traced, it takes four times as long
     async def test_more_than_the_budget_stretches_intervals_and_limits_and_is_logged_once(self) -> None:
         world = World(budget=Budget(0.1, 5.0, 20, 0.05), limited=True)
         for n in range(150):
@@ -421,6 +425,7 @@ async def test_only_who_was_not_there_before_has_appeared() -> None:
         assert (await reading_of(world, service, OTHER)).backfilling
 
 
+@pytest.mark.no_cover  # traced, it takes four times as long
 async def test_who_was_missing_from_a_list_has_not_appeared() -> None:
     world = running_service.World()
     world.load()
@@ -446,6 +451,7 @@ async def test_messages_that_came_after_a_consumer_was_made_are_no_history_thoug
         assert not (await reading_of(world, service, OTHER)).backfilling
 
 
+@pytest.mark.no_cover  # traced, it takes four times as long
 async def test_a_consumer_that_did_not_count_before_has_no_history() -> None:
     world = running_service.World()
     world.load()

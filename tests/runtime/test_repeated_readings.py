@@ -44,6 +44,8 @@ from tests.fakes.clock import FakeClock
 from tests.support.exploring import examples
 from tests.support.policies import entry
 
+pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
+
 LOOK = StreamLook("S", "then", 1, 10_000, 10_000, ("orders.>",))
 POLICIES: dict[str, tuple[PolicyEntry, ...]] = {
     "defaults": (),

@@ -30,6 +30,7 @@ from tests.simulations.running_service import KEY, SETTINGS, SUBJECT, World
 
 
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.no_cover  # traced, it takes four times as long
 async def test_each_change_is_published_once_whatever_fails(seed: int) -> None:
     dice = random.Random(seed)
     world = World()
@@ -274,6 +275,7 @@ async def test_states_that_cannot_be_loaded_are_reported_after_a_while_and_when_
 
 
 @pytest.mark.parametrize(("part", "stages"), [("store", {"write", "heartbeat"}), ("publisher", {"publish"})])
+@pytest.mark.no_cover  # traced, it takes four times as long
 async def test_what_cannot_be_written_is_reported_though_all_is_read(part: str, stages: set[str]) -> None:
     world = World()
     async with world.living() as service:

@@ -264,6 +264,7 @@ def test_a_quote_counts_nothing() -> None:
     assert [tracker.offer(consumer, Asked(10, "a"), 100.0, ALONE, 0.5).n for _ in range(3)] == [1, 1, 1]
 
 
+@pytest.mark.no_cover  # traced, it takes four times as long
 def test_what_is_remembered_is_bounded() -> None:
     tracker, consumer = GrantingTracker(), member(reading(0), policy=Policy(inflight=InflightRule(1, 1, 1e15)))
     for n in range(20_000):

@@ -346,6 +346,7 @@ def test_one_whose_lists_fail_is_shown_the_others_by_one_whose_lists_work() -> N
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.no_cover  # traced, it takes four times as long
 def test_each_reads_what_only_it_has(seed: int) -> None:
     """As often as one alone."""
     world = World([{"a": True, "q": False}, {"b": True, "q": False}, {"b": True, "q": False}], 0.001, seed)

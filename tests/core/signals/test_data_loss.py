@@ -341,6 +341,7 @@ def test_what_is_computed_only_where_it_may_have_changed_is_never_out_of_date(st
     assert accounts(steps) == expected
 
 
+@pytest.mark.no_cover  # traced, it takes four times as long
 def test_checkpoints_are_bounded() -> None:
     world = World(Retention(max_age=1e6), names=("a",))
     for _ in range(20 * CHECKPOINTS):

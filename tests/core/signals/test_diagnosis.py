@@ -230,6 +230,7 @@ def test_a_diagnosis_begins_with_enough_samples_and_counts_from_there() -> None:
 @pytest.mark.parametrize("odd", [{"waiting": 3}, {"pending": 0}, {"inflight": 7}, {"pending": 10**6}], ids=str)
 @pytest.mark.parametrize("rows", [still(50, until=20), still(50, 100, until=20)], ids=["nobody", "at the cap"])
 @pytest.mark.parametrize("every", [0.1, 0.5, 1.0, 5.0])
+@pytest.mark.no_cover  # traced, it takes four times as long
 def test_one_odd_sample_neither_ends_a_diagnosis_nor_begins_another(
     odd: dict[str, int], rows: list[Row], every: float
 ) -> None:

@@ -42,6 +42,7 @@ DISTRIBUTIONS: dict[str, Callable[[random.Random], float]] = {
 
 @pytest.mark.parametrize("draw", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS.keys())
 @pytest.mark.parametrize("share", [0.5, 0.95, 0.99])
+@pytest.mark.no_cover  # traced, it takes four times as long
 def test_ten_thousand_samples_of_any_kind_are_within_two_percent(
     draw: Callable[[random.Random], float], share: float
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_window_moves_with_time_not_with_samples() -> None:
     assert window.at(70.0, 0.95) is None
 
 
+@pytest.mark.no_cover  # traced, it takes four times as long
 def test_memory_is_bounded_at_ten_thousand_samples_a_second() -> None:
     window = Quantiles()
     for n in range(700_000):

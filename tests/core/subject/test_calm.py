@@ -15,6 +15,8 @@ from tests.core.signals.test_tracker import Consumer
 from tests.simulations.consumer_life import Life
 from tests.support.exploring import examples
 
+pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
+
 LOOK = 0.1
 RISES = ("backpressure_warning", "backpressure_active")
 

@@ -17,6 +17,8 @@ from nats_backpressure.protocol.values import Diagnosis, Status
 from tests.core.signals.test_tracker import Consumer
 from tests.simulations.consumer_life import EVERY, Life, nothing, steady, work
 
+pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
+
 
 def test_a_burst_into_an_idle_consumer_is_not_published_as_idle() -> None:
     life = Life()

@@ -16,6 +16,8 @@ from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
 
+pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
+
 KEY = ConsumerKey("S", "c")
 RUNS = 700
 """Seeds per shape of load and mark; with the shapes and marks below, thousands of runs."""

@@ -24,6 +24,8 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, EventType
 from tests.core.subject.test_two_replicas import KEY, Replica, Store
 
+pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
+
 WAIT = 600.0
 POLICY = Policy(alert_on_active=False, alerts=(AlertRule("long", When(pending_above=5), for_seconds=WAIT),))
 MONITORING = (EventType.MONITORING_LOST, EventType.MONITORING_RESTORED)

@@ -15,6 +15,8 @@ from nats_backpressure.protocol.values import Diagnosis, Status
 from tests.core.signals.test_tracker import KEY, Consumer
 from tests.simulations.consumer_life import EVERY, QUIET, Life, Step, nothing, steady, work
 
+pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
+
 
 def slow_samples(consumer: Consumer) -> None:
     """Acks that took 8 s, and always something in flight."""
