@@ -15,7 +15,8 @@ from nats_backpressure.policy.refusals import RefusedPolicy
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.policy.snapshot import PolicySnapshot
 from nats_backpressure.policy.validation import FieldProblem, shorten
-from nats_backpressure.runtime.effect_runner import DROPPED, FIRST_RETRY, LAST_RETRY
+from nats_backpressure.runtime.effect_attempt import DROPPED
+from nats_backpressure.runtime.effect_runner import FIRST_RETRY, LAST_RETRY
 from nats_backpressure.runtime.ports import Clock, EventPublisher, ServiceCounts, Unavailable, Unpublishable
 from nats_backpressure.runtime.slices import Slices
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
