@@ -16,6 +16,7 @@ from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status.latches import COUNTED
+from nats_backpressure.core.subject.apply import apply
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
     ConsumerLeft,
@@ -56,7 +57,7 @@ from nats_backpressure.core.subject.state import (
     Writing,
     worst_member,
 )
-from nats_backpressure.core.subject.step import apply, step
+from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.subject.taking_over import UNSENT_WAIT
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, Policy, Rejection, When
 from nats_backpressure.protocol.timestamps import Now
