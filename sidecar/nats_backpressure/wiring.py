@@ -57,6 +57,7 @@ from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.health import HealthCheck
 from nats_backpressure.runtime.noting_observer import NotingObserver
 from nats_backpressure.runtime.observations import StreamsReading
+from nats_backpressure.runtime.ports import Observer
 from nats_backpressure.runtime.readiness import ReadinessCheck
 from nats_backpressure.runtime.record_follower import RecordFollower
 from nats_backpressure.runtime.replicas import Replicas
@@ -121,7 +122,7 @@ def common(settings: Settings, servers: Sequence[str]) -> Common:
 def build_observing(shared: Common, recording: RecordingFile | None) -> Observing:
     """Everything on the observing connection. What is observed is written to the recording, if there is one."""
     settings, names, clock, counters = shared.settings, shared.names, shared.clock, shared.counters
-    instance, failures, publish = shared.instance, shared.failures, settings.publish
+    instance, failures = shared.instance, shared.failures
 
     async def set_up(client: PatchedClient) -> None:
         await advisories.listen(client)
@@ -130,17 +131,9 @@ def build_observing(shared: Common, recording: RecordingFile | None) -> Observin
 
     connection = _connection(shared, "observe", set_up, echo=False)
     channel = NatsReplicaChannel(names, lambda: connection.client, connection.listening_time, counters.dropped)
-    # One for each store and stream: what hangs at one of them uses up no turn of another.
-    states, policies, events_api = (JetStreamApi(connection, settings.nats.api_prefix) for _ in range(3))
+    events_api = JetStreamApi(connection, settings.nats.api_prefix)
     requests = RequestBudget(settings.observe.api_requests_per_second)
-    reader = JetStreamObserver(
-        connection,
-        clock,
-        count=counters.dropped,
-        count_request=counters.api_request,
-        prefix=settings.nats.api_prefix,
-        budget=requests,
-    )
+    reader = _observer(shared, connection, requests)
     observer = NotingObserver(reader, failures)
     recorder = RecordingObserver(observer, clock, recording, settings, counters.dropped) if recording else None
     events = JetStreamEventReader(events_api, lambda: connection.client, names, parse_event, counters.dropped, clock)
@@ -149,24 +142,7 @@ def build_observing(shared: Common, recording: RecordingFile | None) -> Observin
     exchange = ReadingExchange(
         settings, clock, recorder or observer, channel, replicas, counters.dropped, SystemClock()
     )
-    ports = ServicePorts(
-        clock,
-        exchange.observer,
-        JetStreamStateStore(states, names, counters.dropped, lambda: connection.client, clock),
-        JetStreamEventPublisher(events_api, names, partial(serialize.event_message, instance=instance)),
-        JetStreamPolicyStore(policies, names, counters.dropped, lambda: connection.client, clock, failures),
-        counters,
-        Resources(
-            states,
-            names,
-            publish.replicas,
-            publish.events_max_age_seconds,
-            publish.manage_resources,
-            partial(remedy, settings.nats),
-        ).ensure,
-        render_state=serialize.state_value,
-        render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, instance, now, leaving),
-    )
+    ports = _ports(shared, connection, exchange.observer, events_api)
     on_policies = recorder.record_policies if recorder else lambda sources: None
     service = build_service(
         settings,
@@ -184,6 +160,45 @@ def build_observing(shared: Common, recording: RecordingFile | None) -> Observin
     advisories = AdvisoryListener(clock, exchange.hints.take, counters.dropped, exchange.hints.counts)
     exchange.share_hints(advisories.subscriptions)
     return Observing(connection, service, exchange, events, channel, replicas, captured, reader.streams, recorder)
+
+
+def _observer(shared: Common, connection: Connection, requests: RequestBudget) -> JetStreamObserver:
+    counters, prefix = shared.counters, shared.settings.nats.api_prefix
+    return JetStreamObserver(
+        connection,
+        shared.clock,
+        count=counters.dropped,
+        count_request=counters.api_request,
+        prefix=prefix,
+        budget=requests,
+    )
+
+
+def _ports(shared: Common, connection: Connection, observer: Observer, events_api: JetStreamApi) -> ServicePorts:
+    """The stores and streams. Each has a JetStreamApi of its own: what hangs at one of them uses up no turn of
+    another."""
+    settings, names, clock, counters = shared.settings, shared.names, shared.clock, shared.counters
+    instance, publish = shared.instance, settings.publish
+    states, policies = (JetStreamApi(connection, settings.nats.api_prefix) for _ in range(2))
+    resources = Resources(
+        states,
+        names,
+        publish.replicas,
+        publish.events_max_age_seconds,
+        publish.manage_resources,
+        partial(remedy, settings.nats),
+    )
+    return ServicePorts(
+        clock,
+        observer,
+        JetStreamStateStore(states, names, counters.dropped, lambda: connection.client, clock),
+        JetStreamEventPublisher(events_api, names, partial(serialize.event_message, instance=instance)),
+        JetStreamPolicyStore(policies, names, counters.dropped, lambda: connection.client, clock, shared.failures),
+        counters,
+        resources.ensure,
+        render_state=serialize.state_value,
+        render_heartbeat=lambda view, now, leaving: serialize.heartbeat(view, instance, now, leaving),
+    )
 
 
 def build_answering(shared: Common, observing: Observing) -> Answering:
