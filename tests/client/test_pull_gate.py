@@ -7,8 +7,8 @@ import dataclasses
 import json
 import random
 import time
-from collections.abc import Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import nats
@@ -242,10 +242,11 @@ async def early_question(gate: PullGate, service: FakeDecisionService, messages:
     await asyncio.wait_for(asyncio.shield(gate._questions._early), 30)
 
 
-@pytest.mark.usefixtures("always_early")
-async def test_it_asks_while_the_last_message_is_worked_on_and_pulls_at_once_when_that_is_done(
+@asynccontextmanager
+async def asked_early(
     client: BackpressureClient, nc: Client, subscription: Subscription
-) -> None:
+) -> AsyncIterator[tuple[PullGate, FakeDecisionService, list[Msg]]]:
+    """A gate that has an early grant of two, and works on the last of its messages."""
     await publish(nc, 9)
     gate = PullGate(client, subscription, SUBJECT, batch_wait=30, grant_seconds=60)
     async with FakeDecisionService(nc, grants(2)) as service:
@@ -253,6 +254,14 @@ async def test_it_asks_while_the_last_message_is_worked_on_and_pulls_at_once_whe
             await message.ack()
         messages = await gate.fetch(5)
         await early_question(gate, service, messages)
+        yield gate, service, messages
+
+
+@pytest.mark.usefixtures("always_early")
+async def test_it_asks_while_the_last_message_is_worked_on_and_pulls_at_once_when_that_is_done(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    async with asked_early(client, nc, subscription) as (gate, service, messages):
         await messages[-1].ack()
         asked = len(service.requests)
         assert len(await gate.fetch(5)) == 2 and len(service.requests) == asked
@@ -265,13 +274,7 @@ async def test_an_early_grant_is_pulled_once_the_server_has_counted_the_last_ack
 ) -> None:
     """A pull that is sent after an ack may overtake it, and then one more is in flight."""
     monkeypatch.setattr("nats_backpressure.client.held_messages.CONFIRM_WAIT", 0.05 if end == "unconfirmed" else 30.0)
-    await publish(nc, 9)
-    gate = PullGate(client, subscription, SUBJECT, batch_wait=30, grant_seconds=60)
-    async with FakeDecisionService(nc, grants(2)) as service:
-        for message in await gate.fetch(5):
-            await message.ack()
-        messages = await gate.fetch(5)
-        await early_question(gate, service, messages)
+    async with asked_early(client, nc, subscription) as (gate, service, messages):
         if end == "unconfirmed":
             messages[-1].reply = "nobody.answers"
             await nc.subscribe(messages[-1].reply)
@@ -289,13 +292,7 @@ async def test_an_early_grant_is_pulled_once_the_server_has_counted_the_last_ack
 async def test_what_is_not_acknowledged_before_the_next_fetch_is_taken_off_an_early_grant(
     client: BackpressureClient, nc: Client, subscription: Subscription, end: str
 ) -> None:
-    await publish(nc, 9)
-    gate = PullGate(client, subscription, SUBJECT, batch_wait=30, grant_seconds=60)
-    async with FakeDecisionService(nc, grants(2)) as service:
-        for message in await gate.fetch(5):
-            await message.ack()
-        messages = await gate.fetch(5)
-        await early_question(gate, service, messages)
+    async with asked_early(client, nc, subscription) as (gate, service, messages):
         if end == "delay":
             await messages[-1].nak(delay=60)
         elif end == "drop":
@@ -310,13 +307,7 @@ async def test_what_is_not_acknowledged_before_the_next_fetch_is_taken_off_an_ea
 async def test_an_early_grant_that_is_over_is_given_back(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:
-    await publish(nc, 9)
-    gate = PullGate(client, subscription, SUBJECT, batch_wait=30, grant_seconds=60)
-    async with FakeDecisionService(nc, grants(2)) as service:
-        for message in await gate.fetch(5):
-            await message.ack()
-        messages = await gate.fetch(5)
-        await early_question(gate, service, messages)
+    async with asked_early(client, nc, subscription) as (gate, service, messages):
         await messages[-1].ack()
         gate._questions._seconds = 0.1
         with suppress(NatsTimeoutError):

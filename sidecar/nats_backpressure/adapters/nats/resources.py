@@ -8,16 +8,8 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
+from nats_backpressure.adapters.nats import own_streams
 from nats_backpressure.adapters.nats.api import ApiError, JetStreamApi
-from nats_backpressure.adapters.nats.own_streams import (
-    DEFAULTS,
-    bucket,
-    command,
-    differences,
-    edit,
-    events_stream,
-    fixed,
-)
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.tasks import Once
@@ -46,8 +38,11 @@ class Resources:
         """`remedy` returns what to do about an error."""
         self._remedy = remedy
         self._js, self._names, self._manage = js, names, manage
-        self._wanted = (events_stream(names, replicas, max_age), bucket(names.state_bucket, replicas))
-        self._optional = bucket(names.policy_bucket, replicas)
+        self._wanted = (
+            own_streams.events_stream(names, replicas, max_age),
+            own_streams.bucket(names.state_bucket, replicas),
+        )
+        self._optional = own_streams.bucket(names.policy_bucket, replicas)
         """Without it only the policies of the file are in force."""
         self._logged = Once()
 
@@ -82,13 +77,13 @@ class Resources:
         info = await self._js.stream(wanted["name"])
         if info is None:
             await self._create(wanted)
-        elif other := differences(wanted, info.config):
+        elif other := own_streams.differences(wanted, info.config):
             self._log_once(
                 f"{wanted['name']} {other}",
                 "resources.differ",
                 stream=wanted["name"],
                 has=other,
-                wanted={key: wanted.get(key, DEFAULTS[key]) for key in other},
+                wanted={key: wanted.get(key, own_streams.DEFAULTS[key]) for key in other},
                 cost="it is used as it is; where it drops or refuses what is stored there, states or events are lost",
                 hint=_changing(wanted, other),
             )
@@ -96,7 +91,7 @@ class Resources:
     async def _create(self, wanted: dict[str, Any]) -> None:
         name = wanted["name"]
         if not self._manage:
-            self._log_once(name, "resources.missing", stream=name, make_it=command(wanted, self._names))
+            self._log_once(name, "resources.missing", stream=name, make_it=own_streams.command(wanted, self._names))
             raise Missing(f"stream {name} is missing and manage_resources is false")
         try:
             await self._js.api(f"STREAM.CREATE.{name}", _Created, wanted)
@@ -136,6 +131,6 @@ def _changing(wanted: dict[str, Any], other: dict[str, object]) -> str:
     """What to do about the settings in which an existing stream differs."""
     has = other.get("num_replicas")
     hints = [f"set publish.replicas to {has}, or the number of copies to it"] if has else []
-    hints += [f"`{command}`"] if (command := edit(wanted, other)) else []
-    hints += [f"only a new stream has another {', '.join(new)}"] if (new := fixed(other)) else []
+    hints += [f"`{command}`"] if (command := own_streams.edit(wanted, other)) else []
+    hints += [f"only a new stream has another {', '.join(new)}"] if (new := own_streams.fixed(other)) else []
     return "; ".join(hints)
