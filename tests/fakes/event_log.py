@@ -12,7 +12,8 @@ from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.protocol import messages, timestamps
 from nats_backpressure.queries.event_cache import parse_event
-from nats_backpressure.runtime.ports import CachedEvent, EventPage, EventQuery, Unavailable
+from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.stored_events import CachedEvent, EventPage, EventQuery
 
 SUBJECT = "orders.*.created"
 T0 = 1_767_225_600_000

@@ -14,7 +14,8 @@ from nats_backpressure.policy.rejection_marks import is_replaced
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.messages import Heartbeat
 from nats_backpressure.protocol.values import MONITORING_EVENTS, STATUS_EVENTS, EventType, Status
-from nats_backpressure.runtime.ports import Conflict, LastEvent, PublishConflict, Stored, Unavailable, Unpublishable
+from nats_backpressure.runtime.ports import Conflict, PublishConflict, Stored, Unavailable, Unpublishable
+from nats_backpressure.runtime.stored_events import LastEvent
 
 
 class Faults:

@@ -13,7 +13,8 @@ from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.event_cache import parse_event
-from nats_backpressure.runtime.ports import CachedEvent, EventPage, EventQuery, Unavailable
+from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.stored_events import CachedEvent, EventPage, EventQuery
 from tests.fakes.stores import FakeEventPublisher
 
 BEHIND = 0.3

@@ -21,7 +21,8 @@ from nats_backpressure.protocol.patterns import covers
 from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.values import EventType
 from nats_backpressure.queries.event_cache import parse_event
-from nats_backpressure.runtime.ports import CachedEvent, Unavailable
+from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.stored_events import CachedEvent
 
 if TYPE_CHECKING:
     from nats_backpressure.adapters.nats.cli_client import ServiceClient

@@ -11,7 +11,7 @@ from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.protocol import messages, timestamps
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.values import LARGEST_EVENT, LEAST_TOO_HIGH
-from nats_backpressure.runtime.ports import CachedEvent
+from nats_backpressure.runtime.stored_events import CachedEvent
 
 PER_SUBJECT = 256
 """Most events of one subject; beyond, its oldest is dropped."""

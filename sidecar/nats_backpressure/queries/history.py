@@ -23,14 +23,8 @@ from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.event_cache import EVENTS, EventCache
 from nats_backpressure.runtime.failures import Failures
-from nats_backpressure.runtime.ports import (
-    CachedEvent,
-    Clock,
-    EventPage,
-    EventQuery,
-    EventReader,
-    Unavailable,
-)
+from nats_backpressure.runtime.ports import Clock, EventReader, Unavailable
+from nats_backpressure.runtime.stored_events import CachedEvent, EventPage, EventQuery
 from nats_backpressure.runtime.tasks import backoff
 from nats_backpressure.runtime.view import ServiceView
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Protocol
 
-import msgspec
 from msgspec import Struct
 
 from nats_backpressure.core.model.event import SubjectEvent
@@ -16,17 +15,15 @@ from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.policy.snapshot import PolicySnapshot
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading, TooLarge, Unavailable
+from nats_backpressure.runtime.stored_events import CachedEvent, EventPage, EventQuery, LastEvent
 
 __all__ = [
     "Clock",
     "Conflict",
-    "EventPage",
     "EventPublisher",
-    "EventQuery",
     "EventReader",
-    "LastEvent",
     "Observer",
     "PolicyStore",
     "PublishConflict",
@@ -66,18 +63,6 @@ class Stored(Struct, frozen=True):
     nonce: str = ""
     newer: bool = False
     """Whether a newer version wrote it, in a schema that this one cannot write: it must not be written over."""
-
-
-class LastEvent(Struct, frozen=True):
-    """What the newest events of a subject show."""
-
-    seq: int
-    status: Status
-    incident: str | None
-    lost: bool = False
-    """Whether the newest event about monitoring reports the subject as unknown."""
-    moved: bool = False
-    """Whether there is any event that led to `status`."""
 
 
 class Observer(Protocol):
@@ -168,37 +153,6 @@ class EventPublisher(Protocol):
     async def publish_rejection(self, subject: str, rejection: Rejection, at: float) -> None:
         """Publish once that a policy was refused, under a key that is no watched subject; `at` is Unix seconds. Raises
         Unpublishable or Unavailable."""
-
-
-class EventQuery(Struct, frozen=True):
-    """Which events of a subject are wanted; times are Unix milliseconds, both ends included."""
-
-    subject: str
-    limit: int
-    types: frozenset[str] = frozenset()
-    """Empty means all."""
-    since: int = 0
-    until: int | None = None
-    before: int | None = None
-    """Only those of a lower `seq`."""
-
-    def has(self, event: CachedEvent) -> bool:
-        """Whether an event of the subject is wanted, but for the limit."""
-        return (
-            self.since <= event.at
-            and (self.until is None or event.at <= self.until)
-            and (self.before is None or event.seq < self.before)
-            and (not self.types or event.type in self.types)
-        )
-
-
-class EventPage(Struct, frozen=True):
-    """Some of the wanted events."""
-
-    events: tuple[CachedEvent, ...]
-    """The newest first."""
-    whole: bool
-    """Whether no wanted event is left out."""
 
 
 class EventReader(Protocol):
@@ -305,20 +259,3 @@ class Clock(TimeSource, Protocol):
 
     def random(self) -> float:
         """A random number from 0 up to 1, for jitter."""
-
-
-class CachedEvent(Struct, frozen=True, gc=False):
-    """One event as it was published, with the fields it is found by."""
-
-    subject: str
-    type: str
-    epoch: str
-    seq: int
-    at: int
-    """Unix milliseconds at which the status changed."""
-    body: bytes
-    """The encoded event, as it is on the wire."""
-
-    def event(self) -> messages.Event:
-        """The decoded event."""
-        return msgspec.json.decode(self.body, type=messages.Event)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from nats_backpressure.core.subject.inputs import EventSent, RecordFollowed, RecordLoaded, RecordMissing
 from nats_backpressure.core.subject.state import Record
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.runtime.ports import CachedEvent, Stored
+from nats_backpressure.runtime.ports import Stored
+from nats_backpressure.runtime.stored_events import CachedEvent
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 
 

@@ -29,7 +29,7 @@ from nats_backpressure.queries.decisions import DecisionService
 from nats_backpressure.queries.dispatch import answers
 from nats_backpressure.queries.event_cache import EventCache
 from nats_backpressure.queries.history import CONCURRENT_READS, HistoryQueries
-from nats_backpressure.runtime.ports import EventPage, EventQuery
+from nats_backpressure.runtime.stored_events import EventPage, EventQuery
 from tests.conftest import StartServer
 from tests.fakes.event_log import T0, FakeEventLog, encoded_event, event
 from tests.fakes.view import SUBJECT, FakeServiceView, decision_service, member

@@ -21,7 +21,8 @@ from nats_backpressure.adapters.nats.event_reader import READS, JetStreamEventRe
 from nats_backpressure.protocol.patterns import encode
 from nats_backpressure.queries.event_cache import parse_event
 from nats_backpressure.runtime.clock import SystemClock
-from nats_backpressure.runtime.ports import CachedEvent, EventQuery, Unavailable
+from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.stored_events import CachedEvent, EventQuery
 from tests.conftest import StartServer
 from tests.fakes.event_log import SUBJECT, T0, FakeEventLog, encoded_event
 from tests.simulations.stored_samples import NAMES, Requests, publisher_of, real

@@ -27,7 +27,8 @@ from nats_backpressure.protocol.values import (
     EventType,
     Status,
 )
-from nats_backpressure.runtime.ports import LastEvent, PublishConflict, TooLarge, Unavailable, Unpublishable
+from nats_backpressure.runtime.ports import PublishConflict, TooLarge, Unavailable, Unpublishable
+from nats_backpressure.runtime.stored_events import LastEvent
 from nats_backpressure.runtime.tasks import Bounded, Once
 
 log = structlog.get_logger()

@@ -14,7 +14,8 @@ from nats_backpressure.adapters.nats.pull import pull
 from nats_backpressure.adapters.nats.stream_follower import Info, StreamFollower
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.runtime.ports import CachedEvent, Clock, EventPage, EventQuery, TimeSource, Unavailable
+from nats_backpressure.runtime.ports import Clock, TimeSource, Unavailable
+from nats_backpressure.runtime.stored_events import CachedEvent, EventPage, EventQuery
 
 READS, READ_WITHIN = 512, 4.0
 """Requests and seconds for one query; at either limit it returns what it has, marked as incomplete."""
