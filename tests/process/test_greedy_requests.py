@@ -17,10 +17,10 @@ from tests.support.router import CONSUMER
 from tests.support.servers import NatsServer
 from tests.support.sidecar import UNHURRIED, Sidecar
 
-EACH = 400
+EACH = 250
 """Requests to each endpoint, under watched subjects and again under others."""
 MAY_GROW = 40 * 1024
-"""KiB: the two caches of answers have 4 MiB each; 400 requests that are kept take some 90 MiB."""
+"""KiB: the two caches of answers have 4 MiB each; 250 requests that are kept take some 56 MiB."""
 
 
 def greedy(n: int) -> bytes:
@@ -39,10 +39,11 @@ def greedy(n: int) -> bytes:
 
 
 def requests(n: int) -> Iterator[tuple[str, bytes]]:
+    payload = greedy(n)
     for endpoint in ENDPOINTS:
         for tail in ("orders", "elsewhere"):
             subject = endpoint.subject.replace(">", f"{tail}.{n}." + "q" * 900)
-            yield f"backpressure.v1.{subject}", greedy(n)
+            yield f"backpressure.v1.{subject}", payload
 
 
 def resident(pid: int) -> int:
