@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"server", "start_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("real_server")
-        if item.get_closest_marker("hypothesis") or "simulation" in item.nodeid.split("::")[0]:
+        if item.get_closest_marker("hypothesis") or item.nodeid.startswith("tests/simulations/"):
             item.add_marker("no_cover")  # traced they take four times as long, and cover nothing more
 
 

@@ -14,6 +14,8 @@ from benchmarks.adaptive_simulation import CALM, HELD, OVERLOAD, ROUGH, Scenario
 from nats_backpressure.core.admission.adaptive import RISE, SHARE_STEP
 from nats_backpressure.protocol.values import Status
 
+pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
+
 QUICK = ("3x", "10x", "10x, 3 retries")
 """Those of `make test`."""
 SETTLED = 15.0

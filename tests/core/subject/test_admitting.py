@@ -52,7 +52,6 @@ def stored(*consumers: tuple[Policy, str]) -> GatewayAdmission:
 
 
 @pytest.mark.parametrize("policies", list(product(POLICIES, repeat=2)), ids="-".join)
-@pytest.mark.no_cover  # traced, it takes four times as long
 def test_the_answer_is_the_strictest_that_an_enforced_consumer_gets_alone(policies: tuple[str, str]) -> None:
     one, two = (POLICIES[name] for name in policies)
     for loads in product(LOADS, repeat=2):
@@ -142,7 +141,6 @@ class Beside:
 
 @pytest.mark.parametrize("pending", [0, 700, 950, 1_100])
 @pytest.mark.parametrize("neighbour", ["enforce", "observe", "trial"])
-@pytest.mark.no_cover  # traced, it takes four times as long
 def test_a_neighbour_of_another_mode_does_not_disturb_an_adaptive_share(neighbour: str, pending: int) -> None:
     beside = Beside(POLICIES[neighbour])
     beside.run(15, {"pending": pending})

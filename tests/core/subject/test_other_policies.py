@@ -145,7 +145,6 @@ class Replica:
 
 
 @pytest.mark.parametrize("marks", [("low", "high"), ("high", "low"), ("low", "low", "high"), ("low", "high", "higher")])
-@pytest.mark.no_cover  # traced, it takes four times as long
 def test_at_a_steady_load_replicas_with_different_policies_publish_one_event_at_most(marks: tuple[str, ...]) -> None:
     world = World(*marks)
     for _ in range(60):

@@ -15,8 +15,6 @@ from nats_backpressure.protocol.values import Diagnosis, Status
 from tests.core.signals.test_tracker import KEY, Consumer
 from tests.simulations.consumer_life import EVERY, QUIET, Life, Step, nothing, steady, work
 
-pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
-
 
 def slow_samples(consumer: Consumer) -> None:
     """Acks that took 8 s, and always something in flight."""
@@ -104,6 +102,7 @@ def started(way: Way) -> Life:
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.why)
 @pytest.mark.parametrize("down", [0.5, 45.0], ids=["soon", "late"])
+@pytest.mark.no_cover  # traced, it takes four times as long
 def test_a_restart_without_a_change_publishes_nothing(way: Way, down: float) -> None:
     life = started(way)
     published, shown = list(life.world.published), life.shown
@@ -242,6 +241,7 @@ what a diagnosis and a release take."""
 
 
 @pytest.mark.parametrize("seed", range(40))
+@pytest.mark.no_cover  # traced, it takes four times as long
 def test_a_run_that_is_cut_comes_to_what_the_whole_run_comes_to(seed: int) -> None:
     """The same load twice, steady for some time, then another; one life is cut short somewhere. Within what evidence
     takes, the cut one neither falls nor rises where the other did not."""
