@@ -1,7 +1,7 @@
 """Measures what the sidecar costs while nothing happens: its CPU and memory, the server's CPU and API requests.
 
 Windows without the sidecar lie before and after the one with it; the difference is what it costs the server. CPU time
-is from /proc (user and system), in percent of one core. Then one of the consumers is kept busy. Last, many consumers
+(user and system) is in percent of one core. Then one of the consumers is kept busy. Last, many consumers
 under one subject, with the round trips of decisions meanwhile.
 """
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import scale_page, scale_simulation
 from benchmarks.figures import Figure, percentiles
 from benchmarks.page import markdown
-from benchmarks.results import Machine, Results, Run
+from benchmarks.results import RESULTS, Machine, Results, Run, load
 from benchmarks.scale import ACTIVITIES, SCALES, case, case_name
 from benchmarks.scale_costs import with_results
 from benchmarks.scale_simulation import Costs, Deployment, Outcome, VirtualLoop, simulate
@@ -118,3 +118,15 @@ def test_the_plot_is_drawn_with_and_without_results() -> None:
     for runs in ({}, {"scale": Run("2026-11-26T00:00:00Z", (0, 0, 0), 1.0, figures)}):
         ElementTree.fromstring(scale_page.plot(Results("full", nobody, runs), None))
     assert percentiles(outcome(0.2).delays)["p99"] == 0.2
+
+
+@pytest.mark.parametrize(("consumers", "streams"), SCALES["full"].measured)
+def test_the_page_was_computed_with_the_intervals_of_this_code(consumers: int, streams: int) -> None:
+    """After a change of how often anything is read: `python -m benchmarks scale`, then `make docs`."""
+    results = load(RESULTS)
+    assert results is not None
+    written = results.runs["scale"].figures[
+        f"computed: {consumers:,} idle consumers in {streams} streams: API requests"
+    ]
+    now = simulate(Deployment(consumers, streams), Costs(), 0, walks=1, most_seconds=30.0)
+    assert now.requests == pytest.approx(written.value, rel=0.05)

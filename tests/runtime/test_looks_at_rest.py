@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from nats_backpressure.core.reading.budget import LOOKS_PER_READING, Budget
 from nats_backpressure.runtime.stream_looks import SECOND_LOOK, SECOND_LOOKS_EVERY
+from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.runtime.test_poller import LEAST, MOST, World
 
 
@@ -29,6 +31,34 @@ async def test_a_look_that_shows_nothing_new_plans_nothing(monkeypatch: pytest.M
         looks, readings = world.reads("streams") + world.reads("stream S"), world.reads("consumers S")
         assert looks >= 0.95 * LOOKS_PER_READING * 20 / LEAST and readings >= 3
         assert len(planned) <= 3 * readings + 1, "only with each reading"
+
+
+@pytest.mark.parametrize("by_list", [True, False])
+async def test_what_long_sleeps_end_in_goes_with_the_request_of_the_look(
+    monkeypatch: pytest.MonkeyPatch, by_list: bool
+) -> None:
+    world, over, sent = World(), asyncio.Event(), list[tuple[str, float]]()
+    world.stream("S", "c")
+    ask = world.js._ask
+    monkeypatch.setattr(world.poller.looks, "_by_list", lambda watched, now: by_list)
+    monkeypatch.setattr(world.clock, "end_sleeps", over.set)
+    monkeypatch.setattr(world.js, "_ask", lambda what: (sent.append((what, world.clock.mono())), ask(what)))
+
+    async def beat() -> None:
+        while True:
+            await over.wait()
+            over.clear()
+            sent.append(("heartbeat", world.clock.mono()))
+
+    async with world.running():
+        await world.clock.run(30)
+        sent.clear()
+        beating = asyncio.create_task(beat())
+        await world.clock.run(20)
+        await cancel_and_wait([beating])
+    looks = [n for n, (what, _) in enumerate(sent) if what == ("streams" if by_list else "stream S")]
+    assert len(looks) > 10
+    assert all(sent[n - 1] == ("heartbeat", sent[n][1]) for n in looks)
 
 
 async def test_once_looks_prove_nothing_more_the_stream_is_planned_again() -> None:

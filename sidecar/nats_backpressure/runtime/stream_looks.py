@@ -162,8 +162,10 @@ class StreamLooks:
             if (wait := at - self._clock.mono()) > 0:
                 await self._clock.wait(self._wake, max(SHORTEST_SLEEP, wait))
             else:
-                await self._list(level)
+                # What other loops do and send goes with the request, so that the server wakes up for all of it once.
                 self._clock.end_sleeps()
+                await self._clock.sleep(0)
+                await self._list(level)
 
     def start_singles(self, watched: Collection[Looked], tasks: asyncio.TaskGroup) -> None:
         """Start a look at each of the `watched` streams by itself, if that is due."""
@@ -177,6 +179,7 @@ class StreamLooks:
         self._measure(now)
         self._shown.clear()
         self._shared.start(ALL_STREAMS, LOOKS, Level.QUIET, self._look_every)
+        self._clock.end_sleeps()
         for stream in watched:
             if not stream.looking and now >= stream.look_after:
                 stream.looking = True
@@ -322,4 +325,3 @@ class StreamLooks:
                 self._on_look(stream.name, look, answer_time(asked_at, self._clock.mono(), reading.took))
         finally:
             stream.looking = False
-            self._clock.end_sleeps()
