@@ -230,7 +230,8 @@ async def test_a_replica_that_connects_grants_nothing_beside_what_others_granted
         assert world.ask(2, "in the end", 10) + world.ask(2, "and one more", 10) > 0
 
 
-async def test_what_workers_tell_one_replica_is_known_to_all() -> None:
+@pytest.mark.parametrize("held", [0, None])
+async def test_what_workers_tell_one_replica_is_known_to_all(held: int | None) -> None:
     async with running(3, 5) as world:
         world.inflight = 5
         world.read()
@@ -240,7 +241,7 @@ async def test_what_workers_tell_one_replica_is_known_to_all() -> None:
             return [pulls.told(key, world.clock.now().mono) for pulls in world.pulls]
 
         assert told() == [Told()] * 3
-        request = ConsumerRequest(10, held=0, lost=4, due=(Due(4, 1000),))
+        request = ConsumerRequest(10, held=held, lost=4, due=(Due(4, 1000),))
         world.pulls[0].grant(PullRequest(request, [], (world.member,), None), "a", world.clock.now().mono)
         await world.clock.run(0.05)
         assert told() == [Told(4, refused=True)] * 3
@@ -248,6 +249,26 @@ async def test_what_workers_tell_one_replica_is_known_to_all() -> None:
         assert told() == [Told(0, refused=True)] * 3
         await world.clock.run(REFUSED_LATELY)
         assert told() == [Told()] * 3
+
+
+async def test_what_is_lost_of_a_consumer_under_two_subjects_counts_once_at_each_replica() -> None:
+    async with running(2, 40) as world:
+        world.inflight = 30
+        world.read()
+        request = ConsumerRequest(10, held=0, lost=5, due=(Due(5, 5000),), earlier=(Due(5, 5000),))
+        now = world.clock.now().mono
+        world.pulls[0].grant(PullRequest(request, [], (world.member, world.member), None), "a", now)
+        await world.clock.run(0.05)
+        assert [pulls.told(world.member.key, now).returned for pulls in world.pulls] == [10, 10]
+
+
+async def test_under_observe_nobody_is_refused() -> None:
+    async with running(1, 5) as world:
+        world.inflight = 9
+        world.read()
+        now = world.clock.now().mono
+        world.pulls[0].grant(PullRequest(ConsumerRequest(10), [], (), (world.member,)), "a", now)
+        assert world.pulls[0].told(world.member.key, now) == Told()
 
 
 async def test_what_was_delivered_before_another_granted_is_not_taken_off_its_grant() -> None:

@@ -105,7 +105,7 @@ class PullGrants:
         grant = self._grant(pull.enforced, asked, now)
         would = None
         if pull.observed is not None:
-            would = pull_action(self._grant(pull.observed, asked, now).n, asked.n)
+            would = pull_action(self._grant(pull.observed, asked, now, enforced=False).n, asked.n)
         return Granted(grant.n, round(1000 * grant.wait) if grant.n == 0 else 0, would)
 
     def preview(self, pull: PullRequest, requester: str, now: float) -> Granted:
@@ -134,21 +134,23 @@ class PullGrants:
         tracker.add_foreign(replica, grant.n, asked, reading, now)
 
     def _leave(self, members: tuple[Member, ...], asked: Asked, now: float) -> Granted:
-        for member in members:
+        for member in {member.key: member for member in members}.values():
             if member.reading is not None:
                 self._tracker(member.key).leave(asked, member.reading, now)
                 self.on_grant(member.key, 0, asked)
         return Granted(0, 0, None)
 
-    def _grant(self, members: tuple[Member, ...], asked: Asked, now: float) -> Grant:
+    def _grant(self, members: tuple[Member, ...], asked: Asked, now: float, *, enforced: bool = True) -> Grant:
         smallest, trackers = Grant(asked.n, 0.0), {}
         for member in members:
+            again = member.key in trackers  # it counts under several subjects, each with marks of its own
+            said = asked.without_changes() if again else asked
             tracker = trackers[member.key] = self._tracker(member.key)
-            one = tracker.offer(member, asked, now, self.share(member.key.consumer), self._random())
-            if (one.claim and tracker.claim_due(now)) or (one.n == 0 and asked.held is not None):
+            one = tracker.offer(member, said, now, self.share(member.key.consumer), self._random())
+            if one.n == 0 and not again and (asked.held is not None or tracker.claim_due(now)):
                 tracker.claim(now)
                 self.on_grant(member.key, 0, asked)
-            if one.n == 0:
+            if one.n == 0 and enforced:
                 tracker.refuse(now)
             if one.n < smallest.n or (one.n == smallest.n and one.wait > smallest.wait):
                 smallest = one

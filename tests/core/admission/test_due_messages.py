@@ -53,6 +53,39 @@ def test_those_that_come_later_are_none_of_those_in_flight_that_are_due() -> Non
     assert due.count(reading(101.3), 0, 5, 101.3) == 1
 
 
+@pytest.mark.parametrize(
+    ("seen", "coming"),
+    [
+        pytest.param(reading(100.5, inflight=35), 35, id="as long as they are in flight"),
+        pytest.param(reading(100.5, inflight=4), 4, id="some were purged"),
+        pytest.param(reading(100.5, inflight=0), 0, id="all of them, or acknowledged by hand"),
+        pytest.param(reading(99.9, inflight=0), 35, id="a reading from before does not show them"),
+        pytest.param(reading(100.5, inflight=35, delivered=500, made=2), 0, id="of a consumer that was made again"),
+    ],
+)
+def test_no_more_come_back_than_a_later_reading_shows_in_flight(seen: Reading, coming: int) -> None:
+    due = DueMessages()
+    due.read(reading(99.0, inflight=35))
+    due.add(35, 3600.0, 100.0)
+    due.read(seen)
+    assert due.coming(100.6) == due.surely_coming(100.6) == coming
+
+
+def test_those_that_are_told_twice_are_no_more_than_are_in_flight() -> None:
+    due = DueMessages()
+    due.read(reading(99.0, inflight=20))
+    for n in range(4):
+        due.add(20, 10.0, 100.0 + n)
+    due.read(reading(104.0, inflight=20))
+    assert due.coming(104.0) == 20
+
+
+def test_what_may_have_come_back_already_is_coming_at_most_and_not_surely() -> None:
+    due = DueMessages()
+    due.add(10, 0.1, 100.0)
+    assert (due.coming(100.05), due.surely_coming(100.05)) == (10, 0)
+
+
 def test_what_is_remembered_is_bounded() -> None:
     due = DueMessages()
     for n in range(10_000):

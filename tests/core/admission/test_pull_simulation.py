@@ -339,6 +339,20 @@ def test_workers_that_report_what_they_hold_lose_no_capacity_to_the_mark(mark: i
     assert drained_in(10.0, mark, batch) >= 0.93 * one_each
 
 
+@pytest.mark.parametrize("reads_every", [0.1, 0.4, 1.0])
+@pytest.mark.parametrize(("batch", "service"), [(20, 3.0), (30, 20.0), (10, 5.0)])
+def test_beside_one_that_reports_nothing_and_works_long_the_mark_is_kept(
+    batch: int, service: float, reads_every: float
+) -> None:
+    """What those that report hold is known at most: what readings show beyond that is the least that it holds."""
+    workers = [Worker(f"w{n}", 10, 0.05, 0.0, reports=True) for n in range(4)]
+    workers.append(Worker("plain", batch, service, 0.0))
+    policy = Policy(inflight=InflightRule(40, 40, 40))
+    run = Simulation(JetStream(10_000, 10_000, 120.0), workers, policy, tick=0.01, reads_every=reads_every)
+    run.run(20.0)
+    assert not run.too_many and run.js.acked > 100
+
+
 def test_one_question_that_reports_nothing_costs_the_others_nothing() -> None:
     """It cost them half to four fifths for a minute, while what it was granted was one message."""
     workers = [Worker(f"w{i}", 10, 0.03, 0.0, reports=True) for i in range(6)]

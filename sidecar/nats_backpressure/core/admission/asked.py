@@ -41,6 +41,10 @@ class Asked(Struct, frozen=True):
             return self
         return replace(self, lost=self.lost + sum(due.n for due in self.earlier), due=(*self.due, *self.earlier))
 
+    def without_changes(self) -> Asked:
+        """The same, where what it lost and gave back is counted already."""
+        return replace(self, unused=0, lost=0, due=None if self.due is None else (), earlier=())
+
     def come_back(self, reading: Reading) -> list[tuple[int, float]]:
         """(number, seconds until then) of the lost ones; of what is not told after the longest ack wait."""
         groups, left = [], self.lost

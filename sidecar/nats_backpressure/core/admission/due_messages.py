@@ -12,6 +12,8 @@ from nats_backpressure.core.model.reading import Reading
 
 LATE = 0.1
 """Seconds by which the server may be late with a message that is due; also of a slot in which they are summed up."""
+ROUNDED = 3
+"""Slots by which a message may be delivered earlier than its own says: who tells it rounds up, too."""
 SOON = 4
 """Slots before it counts as due in which a message may be delivered already."""
 SOON_BACK = 30.0
@@ -28,13 +30,16 @@ class DueMessages:
         """Those that were due at the last reading, and that no delivery until then can have been."""
         self._early = 0
         """Deliveries that may have been of those that come soon."""
-        self._seen: tuple[float, int] | None = None
-        """The last reading: its time, and its number of deliveries."""
+        self._seen: Reading | None = None
+        """The last reading."""
+        self._unread, self._added_at = 0, -math.inf
+        """How many a reading may not show yet, and when the last of them were added."""
 
     def add(self, n: int, after: float, now: float) -> None:
         """`n` messages are due after so many seconds, if nobody acknowledges them; after `read`."""
         if n <= 0:
             return
+        self._unread, self._added_at = self._unread + n, now
         slot = math.ceil((now + after + LATE) / LATE)
         for place, (there, more) in enumerate(self._coming):
             if there == slot:
@@ -63,6 +68,10 @@ class DueMessages:
         """How many are not due yet, at most."""
         return sum(n for slot, n in self._coming if slot * LATE > now)
 
+    def surely_coming(self, now: float) -> int:
+        """How many are not due yet, at least: those of whole slots."""
+        return sum(n for slot, n in self._coming if (slot - ROUNDED) * LATE > now)
+
     def are_all(self, inflight: int, now: float) -> bool:
         """Whether all that is in flight comes back later, and the first of it soon."""
         return 0 < inflight <= self.coming(now) and self.next_in(now) <= SOON_BACK
@@ -72,14 +81,26 @@ class DueMessages:
         return next((slot * LATE - now for slot, _ in self._coming if slot * LATE > now), math.inf)
 
     def read(self, reading: Reading) -> None:
-        at, delivered = reading.at.mono, reading.delivered_consumer
-        before, self._seen = self._seen or (at, delivered), (at, delivered)
-        if delivered < before[1]:  # a consumer that was created again
-            self._coming, self._due, self._early = [], 0, 0
-        elif at > before[0]:
-            due, spent = self._due + self._take_coming(at), self._early + delivered - before[1]
+        before, self._seen = self._seen or reading, reading
+        at, delivered = reading.at.mono, reading.delivered_consumer - before.delivered_consumer
+        if delivered < 0 or reading.made != before.made:  # a consumer that was created again
+            self._coming, self._due, self._early, self._unread = [], 0, 0, 0
+        elif at > before.at.mono:
+            due, spent = self._due + self._take_coming(at), self._early + delivered
             soon = sum(n for slot, n in self._coming if slot <= at / LATE + SOON)
             self._due, self._early = max(0, due - spent), min(soon, max(0, spent - due))
+            self._limit(at, reading.inflight or 0)
+
+    def _limit(self, at: float, inflight: int) -> None:
+        """No more come than are in flight: others were removed, or told twice. Those that come last are forgotten."""
+        if self._added_at < at:
+            self._unread = 0
+        over = sum(n for _, n in self._coming) - inflight - self._unread
+        while over > 0 and self._coming:
+            slot, n = self._coming.pop()
+            if n > over:
+                self._coming.append((slot, n - over))
+            over -= n
 
     def _take_coming(self, until: float) -> int:
         due = [n for slot, n in self._coming if slot * LATE <= until]

@@ -57,7 +57,7 @@ class GrantTracker:
 
     def told(self, now: float) -> Told:
         """What the requesters have said of the consumer, to whichever replica."""
-        return Told(self._due.coming(now), now - self._refused_at < REFUSED_LATELY)
+        return Told(self._due.surely_coming(now), now - self._refused_at < REFUSED_LATELY)
 
     def offer(self, member: Member, asked: Asked, now: float, share: Share, jitter: float) -> Grant:
         """How many of the messages that are asked for may be pulled; it is not counted yet, see `add`.

@@ -24,11 +24,14 @@ REPORT_LIFE = 3.0
 """Seconds for which a report counts: those whose pull found nothing ask once a second. Then what it held is known from
 readings, as for those that report nothing."""
 PLAIN_FOR = 60.0
-"""Seconds after the request of one that reports nothing in which no part of another is sure."""
+"""Seconds after the request of one that reports nothing in which no part of another is sure, and in which what it was
+granted may be in work."""
 OTHERS_FOR = 2.0
 """Seconds of readings whose highest excess counts as held by others: by who died, or reports nothing."""
 KNOWN_AFTER = 0.03
 """Seconds after which all replicas know what one of them granted."""
+PLAIN_SLOT = 0.5
+"""Seconds within which grants to those that report nothing count as one."""
 SLOT = 0.02
 """Seconds of a slot in which sums are remembered, so that their number is bounded."""
 GONE_PARTS = 100
@@ -71,7 +74,9 @@ class Requesters:
         """Whether a reading was compared with the reports."""
         self._plain_until = -math.inf
         self._plain: deque[tuple[float, int]] = deque()
-        """(time, messages) of the grants to those that report nothing, of the last OTHERS_FOR + GRANT_LIFE seconds."""
+        """(time, messages) of the grants to those that report nothing, of the last PLAIN_FOR seconds."""
+        self._plain_at_most: float = math.inf
+        """The lowest in flight of the readings since all of them were pulled or over: these hold no more."""
         self._new = self._newcomer = ""
         """The one that asks now, if it is not known: without a place, or with that of one that left."""
         self._parts, self._sure_parts = _CachedParts(), _CachedParts()
@@ -108,17 +113,16 @@ class Requesters:
         self._wanting.leave(asked.requester, now)
 
     def _add_plain(self, n: int, now: float) -> None:
-        """Of a reading before it is pulled the others learn only as long as that reading counts."""
-        self._granted_plainly(now)
-        if self._plain and now - self._plain[-1][0] < SLOT:
+        if self._plain and now - self._plain[-1][0] < PLAIN_SLOT:
             n += self._plain.pop()[1]
         self._plain.append((now, n))
+        self._plain_at_most = math.inf
 
-    def _granted_plainly(self, now: float) -> int:
-        """What those that report nothing were granted, and may have pulled since the readings that count."""
-        while self._plain and now - self._plain[0][0] > OTHERS_FOR + GRANT_LIFE:
+    def _plainly_held(self, now: float) -> float:
+        """What those that report nothing hold at most."""
+        while self._plain and now - self._plain[0][0] > PLAIN_FOR:
             self._plain.popleft()
-        return sum(n for _, n in self._plain)
+        return min(sum(n for _, n in self._plain), self._plain_at_most)
 
     def _add_lost(self, asked: Asked, reading: Reading, now: float) -> None:
         for n, after in asked.come_back(reading):
@@ -136,9 +140,10 @@ class Requesters:
 
     def inflight(self, read: int, now: float) -> int:
         """How many messages are in flight at most; `read`: by the newest reading and the grants since."""
-        if not self._reports or not self._compared or (self._plain and now - self._seen > GRANT_LIFE):
+        plain = self._plainly_held(now)
+        if not self._reports or not self._compared or (plain and now - self._seen > GRANT_LIFE):
             return read
-        return min(read, self._sum + self._excess(now) + self._granted_plainly(now))
+        return int(min(read, self._sum + self._excess(now) + plain))
 
     def unheld(self, now: float) -> int:
         """How many in flight nobody holds that reports it, by each reading of the last seconds: what comes and goes
@@ -240,6 +245,8 @@ class Requesters:
 
     def _add_excess(self, at: float, inflight: int, now: float) -> None:
         self._compared = True
+        if self._plain and at > self._plain[-1][0] + GRANT_LIFE:
+            self._plain_at_most = min(self._plain_at_most, inflight)
         held = [most for since, most in self._sums if at - SLOT <= since + SLOT and since <= at + KNOWN_AFTER]
         self._others.append((now, max(0, inflight - int(max(held, default=self._sum)))))
         while self._others and now - self._others[0][0] > OTHERS_FOR:

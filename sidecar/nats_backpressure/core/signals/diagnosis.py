@@ -208,8 +208,8 @@ def idle(seen: Evidence) -> bool:
 
 
 def healthy(seen: Evidence) -> bool:
-    """Messages come and go, and no other rule holds."""
-    return True
+    """Messages come and go, and no other rule holds. Where none do since workers are refused, nothing is said."""
+    return not seen.facts.refused or seen.moved_at > seen.points[0].at
 
 
 RULES: tuple[tuple[Diagnosis, Callable[[Evidence], bool]], ...] = (
@@ -232,7 +232,7 @@ def diagnose(seen: Evidence) -> Diagnosis | None:
     """The most severe rule that holds; None while there is too little evidence."""
     if seen.thin:
         return None
-    return next(name for name, holds in RULES if holds(seen))
+    return next((name for name, holds in RULES if holds(seen)), None)
 
 
 CALM_DIAGNOSES = (Diagnosis.HEALTHY, Diagnosis.IDLE)
