@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,6 +133,31 @@ def test_events_read_from_the_stream_come_before_newer_ones() -> None:
     assert seqs(history) == [2, 3, 4, 5] and history.complete_since(SUBJECT) == T0 - 1
     history.add(event(6, T0 + 6000))
     assert seqs(history)[-1] == 6
+
+
+@pytest.mark.parametrize("late", [7, 8], ids=["the next number", "a later number"])
+def test_no_event_of_an_epoch_is_taken_after_the_stream_went_back_from_it(late: int) -> None:
+    """It came while the older ones were loaded, and is added after them; then the new epoch was refused."""
+    history, older = EventCache(T0 + 7000), EventCache(0)
+    history.add(event(late, T0 + 7000))
+    for seq in (1, 2, 3, 4, 5):
+        older.add(event(seq, T0 + 1000 * seq))
+    older.add(event(6, T0 + 8000, epoch="f"))
+    history.merge_older(older)
+    for seq in (7, 8):
+        history.add(event(seq, T0 + 2000 + 1000 * seq, epoch="f"))
+    expected = [("e", 1), ("e", 2), ("e", 3), ("e", 4), ("e", 5), ("f", 6), ("f", 7), ("f", 8)]
+    assert [(e.epoch, e.seq) for e in history.events_of(SUBJECT)] == expected
+    assert history.complete_since(SUBJECT) == 0
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.sampled_from("ef")), max_size=20))
+def test_each_epoch_is_in_one_piece(given: list[tuple[int, str]]) -> None:
+    history = EventCache(0, per_subject=5)
+    for n, (seq, epoch) in enumerate(given):
+        history.add(event(seq, T0 + n, epoch=epoch))
+    epochs = [of for of, _ in groupby(e.epoch for e in history.events_of(SUBJECT))]
+    assert len(epochs) == len(set(epochs))
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 9), st.sampled_from("ef")), max_size=40))

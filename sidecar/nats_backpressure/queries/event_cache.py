@@ -58,10 +58,12 @@ class EventCache:
 
     def add(self, event: CachedEvent) -> None:
         """Events come in the order of their `seq`; one that was added before, or is older, changes nothing. After the
-        stream went back the first one is of a new epoch."""
+        stream went back the first one is of a new epoch, and none of the one before follows."""
         own = self._of.get(event.subject)
-        if own and event.seq != own[-1].seq + 1 and not self._replaces(event, own):
+        if own and _is_older(event, own):
             return
+        if own and event.seq != own[-1].seq + 1:
+            self._remove_unconnected(event, own)
         own = self._of.setdefault(event.subject, deque())
         own.append(event)
         self._all[(event.subject, event.epoch, event.seq)] = event
@@ -99,18 +101,15 @@ class EventCache:
             self._since = max(self._since, oldest.at + 1)
             self._remove(self._of[oldest.subject].popleft())
 
-    def _replaces(self, event: CachedEvent, own: deque[CachedEvent]) -> bool:
-        """Remove what an event does not connect to; False for one that is here already, or older."""
+    def _remove_unconnected(self, event: CachedEvent, own: deque[CachedEvent]) -> None:
+        """Remove what an event does not connect to."""
         went_back = event.seq <= own[-1].seq
-        if went_back and any(event.epoch == one.epoch for one in own):
-            return False
         # A stream that went back, and goes on in a new epoch, lost the events from this number on, and has the others.
         # Otherwise one in between is missing here: none of the earlier ones connects.
         while own and (not went_back or own[-1].seq >= event.seq):
             self._remove(own.pop())
         if not own:
             self._floors[event.subject] = event.at + 1
-        return True
 
     def _remove(self, event: CachedEvent) -> None:
         """Remove an event that was taken from those of its subject."""
@@ -119,3 +118,10 @@ class EventCache:
         if not self._of[event.subject]:
             del self._of[event.subject]
             self._floors.pop(event.subject, None)
+
+
+def _is_older(event: CachedEvent, own: deque[CachedEvent]) -> bool:
+    """Whether it is there already, or an epoch that followed it is: no epoch goes on after another one."""
+    if event.epoch == own[-1].epoch:
+        return event.seq <= own[-1].seq
+    return any(event.epoch == one.epoch for one in own)
