@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Any
 
-from nats_backpressure.protocol.requests import LONGEST_DELAY_MS, MOST_DELIVERIES, MOST_DUE
+from nats_backpressure.client.due_groups import DROPPED, SLOT, Times, grouped, not_due, told
+from nats_backpressure.protocol.requests import LONGEST_DELAY_MS, MOST_DELIVERIES
 
-SLOT = 0.05
-"""Seconds within which two count as due at the same time, the later one; twice as many as long as there are more times
-than a question can tell."""
 SLOTS = 64
 """Of a longer delay: its slots are as long as it takes that there are no more, so that few times are remembered."""
-
-Times = Counter[tuple[float | None, int]]
-"""Numbers of messages, by when their delay is over (None: dropped) and their deliveries."""
+GROUPED_FOR = 1.0
+"""Seconds for which groups are only added to, and after which those of earlier questions are told again: to go through
+hundreds of times with each question would hold the worker's loop for milliseconds."""
 
 
 class LostMessages:
     def __init__(self) -> None:
-        self._new, self._telling, self._earlier = Times(), Times(), Times()
+        self._new, self._telling, self._earlier = Times(), _Grouped(), _Grouped()
         """Since the last question, in that one as long as it is not answered, and before it."""
 
     @property
@@ -28,52 +25,59 @@ class LostMessages:
         return self._new.total()
 
     def add(self, deliveries: int, now: float, delay: float | None = None) -> None:
-        due_at = None if delay is None else _rounded(now + delay, delay)
+        due_at = DROPPED if delay is None else _rounded(now, min(delay, LONGEST_DELAY_MS / 1000))
         self._new[due_at, min(deliveries, MOST_DELIVERIES)] += 1
 
     def fields(self, now: float) -> dict[str, Any]:
         """Of a question. What was told in one without an answer is told again, while it is not due."""
-        self._telling, self._new = _not_due(self._telling, now) + self._new, Times()
-        self._earlier = _not_due(self._earlier, now)
-        if not self._telling and not self._earlier:
+        self._telling.forget_due(now)
+        self._telling.add(self._new, self._new)
+        self._new = Times()
+        telling = self._telling.groups(now)
+        # A question that tells what is new tells the earlier ones too: who hears it knows the asker from then on.
+        if not telling and not self._earlier.is_old(now):
             return {"lost": 0}
-        due, earlier = due_groups(self._telling, now), due_groups(self._earlier, now)
-        return {"lost": self._telling.total(), "due": due, "earlier": earlier}
+        self._earlier.forget_due(now)
+        earlier = self._earlier.groups(now)
+        if not telling and not earlier:
+            return {"lost": 0}
+        return {"lost": telling.total(), "due": told(telling, now), "earlier": told(earlier, now)}
 
     def told(self) -> None:
         """The question was answered."""
-        self._earlier += self._telling
-        self._telling = Times()
+        self._earlier.add(self._telling.times, self._telling.summed)
+        self._telling = _Grouped()
 
 
-def due_groups(times: Times, now: float) -> list[dict[str, int]]:
-    """The field `due` of a question. All deliveries that are told apart fit twice: of dropped ones, and in one slot."""
-    slot = SLOT
-    while len(groups := _grouped(times, slot, now)) > MOST_DUE:
-        slot *= 2
-    return [
-        {"n": n, "deliveries": deliveries} | ({} if slots < 0 else {"delay_ms": _delay_ms(slots * slot)})
-        for (slots, deliveries), n in sorted(groups.items())
-    ]
+class _Grouped:
+    """Times, and the groups of them, which are made anew after GROUPED_FOR."""
+
+    def __init__(self) -> None:
+        self.times = Times()
+        self.summed, self._made_at = Times(), -math.inf
+
+    def is_old(self, now: float) -> bool:
+        return now >= self._made_at + GROUPED_FOR
+
+    def add(self, times: Times, groups: Times) -> None:
+        """Times that were summed up as these groups."""
+        self.times.update(times)
+        self.summed.update(groups)
+
+    def forget_due(self, now: float) -> None:
+        """Also those that were dropped."""
+        if self.is_old(now):
+            self.times = not_due(self.times, now)
+            self.summed, self._made_at = self.times.copy(), now
+        else:
+            self.summed = not_due(self.summed, now)
+
+    def groups(self, now: float) -> Times:
+        self.summed = grouped(self.summed, now)
+        return self.summed
 
 
-def _not_due(times: Times, now: float) -> Times:
-    return Times({time: n for time, n in times.items() if time[0] is not None and time[0] > now})
-
-
-def _grouped(times: Times, slot: float, now: float) -> Counter[tuple[int, int]]:
-    """Numbers by slots from now on and deliveries; -1 slots for dropped ones."""
-    groups = Counter[tuple[int, int]]()
-    for (due_at, deliveries), n in times.items():
-        groups[-1 if due_at is None else max(1, math.ceil((due_at - now) / slot)), deliveries] += n
-    return groups
-
-
-def _rounded(due_at: float, delay: float) -> float:
-    """Up to the next slot, so that there are SLOTS to 2 SLOTS of each delay."""
+def _rounded(now: float, delay: float) -> float:
+    """When it is over, up to the next slot, so that there are SLOTS to 2 SLOTS of each delay."""
     slot = SLOT * 2.0 ** max(0, math.floor(math.log2(max(delay, SLOT) / SLOTS / SLOT)))
-    return slot * math.ceil(due_at / slot)
-
-
-def _delay_ms(seconds: float) -> int:
-    return min(LONGEST_DELAY_MS, math.ceil(1000 * seconds))
+    return slot * math.ceil((now + delay) / slot)

@@ -107,7 +107,8 @@ class ConsumerRequest(Struct, frozen=True):
         Meta(
             max_length=MOST_DUE,
             description="Those that were returned before the last question and whose delay is not over yet: for a "
-            "sidecar that started since. One that knows the asker leaves this out.",
+            "sidecar that started since. One that has heard `due` of the asker leaves this out, so send it with each "
+            "`due`.",
         ),
     ] = ()
     ahead: Annotated[
