@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from nats_backpressure.policy.active import JUDGING_RULES
+
 PAGE = Path(__file__).parents[2] / "docs" / "decisions.md"
 STATUSES = {int(n): text for n, text in re.findall(r"^## (\d+)\. .*\n\n\*(.*)\*$", PAGE.read_text(), re.MULTILINE)}
 """What stands under the heading of each."""
@@ -39,3 +41,10 @@ def test_a_decision_that_supersedes_says_so_too() -> None:
         if str(older) not in re.findall(r"\d+", STATUSES[newer])
     }
     assert not unnamed, "(older, newer)"
+
+
+def test_the_version_of_the_rules_of_judging_is_the_last_one_decided() -> None:
+    """One that changes what a sample comes to, and does not raise it, has replicas of two versions write against each
+    other."""
+    decided = [int(n) for n in re.findall(r"`JUDGING_RULES` is (\d+)", PAGE.read_text())]
+    assert decided == list(range(2, JUDGING_RULES + 1))

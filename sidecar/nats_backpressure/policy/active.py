@@ -23,7 +23,7 @@ LONGEST_NAME = 120
 """Characters of what names the consumer in a message about its metadata, before those of the message."""
 
 NO_ROOM = "does not fit: the bucket holds as many bytes of policies as are read; remove what is no policy"
-JUDGING_RULES = 4
+JUDGING_RULES = 5
 """The version of the rules by which a reading and a policy become a status; to be raised with each change of them.
 Replicas of two versions that judge differently would take back what the other one writes."""
 
