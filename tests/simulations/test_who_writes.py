@@ -60,7 +60,7 @@ def judges_by(replica: Replica, factor: float) -> None:
 
 def deny_writes(replica: Replica, after: float = 0.0) -> None:
     """It may not write any more: an error comes after so many seconds."""
-    store = replica.service._effects._store
+    store = replica.service._effects._attempt._store
 
     async def denied(*args: Any) -> int:
         await replica.clock.sleep(after)
@@ -71,7 +71,7 @@ def deny_writes(replica: Replica, after: float = 0.0) -> None:
 
 def deny_loads(replica: Replica) -> None:
     """Its next write is in conflict with another one, and it may not load that any more."""
-    store = replica.service._effects._store
+    store = replica.service._effects._attempt._store
     write = store.write
 
     async def conflicts(*args: Any) -> int:
