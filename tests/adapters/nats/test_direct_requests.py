@@ -115,6 +115,24 @@ async def test_each_ends_after_its_own_time(server: NatsServer, nc: PlainClient)
         assert (await long).data == b"at last" and not client.requests.waiting
 
 
+async def test_once_the_connection_is_lost_nobody_waits_for_a_reply(server: NatsServer, nc: PlainClient) -> None:
+    """A replica that had stood still through a restart of the server had old policies for five seconds."""
+    asked = asyncio.Queue[Msg]()
+    await nc.subscribe("slow", cb=asked.put)
+    await nc.flush()
+    async with connected(options(server)) as (connection, _):
+        await up(connection)
+        requests = [asyncio.ensure_future(connection.request("slow", b"", 60)) for _ in range(3)]
+        for _ in requests:
+            await asked.get()
+        await server.restart()
+        async with asyncio.timeout(20):
+            for request in requests:
+                with pytest.raises(Unavailable, match="connection closed"):
+                    await request
+        await up(connection, 2)
+
+
 async def test_those_whose_replies_come_together_do_not_run_in_one_turn(server: NatsServer, nc: PlainClient) -> None:
     """Each works for a while with what it got, as those do that store a state: together they held the event loop."""
     asked = await nc.subscribe("together.>")

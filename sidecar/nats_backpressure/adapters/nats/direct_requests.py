@@ -93,6 +93,12 @@ class DirectRequests:
             if denies(sent_to) and not reply.done():
                 reply.set_exception(error)
 
+    def end_all(self) -> None:
+        """The connection is lost: no reply will come, and who asked may ask on the next one."""
+        for reply, _, _ in self.waiting.values():
+            if not reply.done():
+                reply.set_exception(nats.errors.ConnectionClosedError())
+
     def _write(self, subject: str, inbox: str, payload: bytes) -> bool:
         """Write a request to the socket, without the task that nats-py has for that; False where anything is unusual:
         `publish` waits or raises then."""

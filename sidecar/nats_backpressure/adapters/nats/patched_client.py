@@ -237,6 +237,7 @@ def check_size(
 
 async def discard(client: PatchedClient, seconds: float = 1.0) -> None:
     """Close a client permanently, within `seconds`. Its close may hang or raise in many ways; none matters now."""
+    client.requests.end_all()
     task = asyncio.ensure_future(client.close())
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
