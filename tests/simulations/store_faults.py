@@ -71,7 +71,7 @@ def older_stores(replicas: Replicas, backup: dict[str, Any]) -> None:
 @contextmanager
 def muted(replica: Replica) -> Iterator[None]:
     """It may not publish events."""
-    publisher: Any = replica.service._effects._publisher
+    publisher: Any = replica.service._effects._attempt._publisher
     publish = publisher.publish
 
     async def refuse(event: Any) -> bytes:

@@ -68,7 +68,7 @@ async def test_nothing_is_decoded_where_only_times_differ(monkeypatch: pytest.Mo
     script = Scripted(STREAM_LIST=reply(streams, 5))
     reader = Reader(script)
     first = (await reader.streams()).looks
-    monkeypatch.setattr(reader, "_page", lambda *args: pytest.fail("decoded"))
+    monkeypatch.setattr(reader._lists, "_page", lambda *args: pytest.fail("decoded"))
     script._answers["STREAM_LIST"] = reply([one | {"active": 7} for one in deepcopy(streams)], 7.5)
     looks = (await reader.streams()).looks
     assert [look.oldest_age for look in looks] == [7.5, None]
@@ -87,14 +87,14 @@ async def test_what_a_reply_alone_does_not_show_is_decoded_each_time(why: str, m
     else:
         monkeypatch.setattr(repeated_list, "LONGEST", 100)
     reader = Reader(Scripted(STREAM_LIST=whole))
-    page = reader._page
+    page = reader._lists._page
 
     def counting(*args: Any) -> Any:
         nonlocal decoded
         decoded += 1
         return page(*args)
 
-    monkeypatch.setattr(reader, "_page", counting)
+    monkeypatch.setattr(reader._lists, "_page", counting)
     first, second = await reader.streams(), await reader.streams()
     assert (first.looks, first.complete) == (second.looks, second.complete)
     assert decoded == (4 if why == "two pages" else 2)
