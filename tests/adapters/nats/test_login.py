@@ -71,7 +71,12 @@ OWN, VERIFIES = Nats(tls=Tls(cert_file="c", key_file="k")), {"tls_verify": True}
         (Nats(token=Secret("t")), "Authorization Violation", {}, "refuses this login"),
         (Nats(nkey_seed_file="/x"), "[Errno 104] Connection reset by peer", {}, "refuses this login"),
         (Nats(), "[Errno 32] Broken pipe", {"tls_verify": True}, "a client certificate"),
-        (Nats(tls=Tls(cert_file="c", key_file="k")), "Connection reset by peer", {"tls_verify": True}, "wants a login"),
+        (
+            Nats(tls=Tls(cert_file="c", key_file="k")),
+            "Connection reset by peer",
+            {"tls_verify": True},
+            "certificate in c if it exp",
+        ),
         (Nats(), "the server offers no TLS, which", {}, "let the server offer TLS"),
         (Nats(), "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", {}, "signed by a CA"),
         (Nats(), "certificate verify failed: certificate has expired (_ssl.c:1)", {}, "renew the certificate of the s"),

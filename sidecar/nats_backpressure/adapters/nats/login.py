@@ -61,7 +61,11 @@ def login_hint(nats: Nats, error: str, server: Mapping[str, Any]) -> str:
         return "let the server offer TLS; or use a nats:// URL and no nats.tls, where the network is trusted"
     if (hint := _certificate_hint(nats, text)) is not None:
         return hint
-    if "authorization" in text or "authentication" in text or any(part in text for part in CLOSED):
+    closed = any(part in text for part in CLOSED)
+    if closed and server.get("tls_verify"):  # often all that is left of the alert that names the certificate
+        renew = f"renew the certificate in {nats.tls.cert_file} if it expired"
+        return f"{renew}; else see to the login: the server's log says what it refuses"
+    if closed or "authorization" in text or "authentication" in text:
         if describe_login(nats) == NO_LOGIN:
             return WANTS_LOGIN
         return REFUSES_LOGIN
