@@ -10,18 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nats_backpressure.core.model.samples import ConsumerConfig
-from nats_backpressure.core.signals.diagnosis import (
+from nats_backpressure.core.signals.diagnosis import RULES, diagnose
+from nats_backpressure.core.signals.evidence import (
     MAX_POINTS,
     MIN_POINTS,
-    RULES,
     SPACING,
     SPAN,
-    DiagnosisTracker,
     Evidence,
     Point,
     ReplyFacts,
-    diagnose,
 )
+from nats_backpressure.core.signals.lasting_diagnosis import DiagnosisTracker
 from nats_backpressure.protocol.values import Diagnosis
 
 CAP_100 = ReplyFacts(ConsumerConfig(max_ack_pending=100))

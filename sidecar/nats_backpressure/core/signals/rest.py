@@ -6,7 +6,7 @@ from array import array
 from bisect import bisect_left
 
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.signals.diagnosis import MAX_POINTS, SPACING
+from nats_backpressure.core.signals.evidence import MAX_POINTS, SPACING
 from nats_backpressure.core.signals.rate_window import RATE_SLOT, RATE_SPAN
 
 LONGEST = RATE_SPAN + RATE_SLOT

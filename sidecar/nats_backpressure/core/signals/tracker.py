@@ -14,7 +14,9 @@ from nats_backpressure.core.signals import sample_checks
 from nats_backpressure.core.signals.ack_latency import AckLatency
 from nats_backpressure.core.signals.data_loss import LossAccount
 from nats_backpressure.core.signals.delayed_naks import DelayedNaks
-from nats_backpressure.core.signals.diagnosis import FULL, DiagnosisTracker, Point, ReplyFacts
+from nats_backpressure.core.signals.diagnosis import FULL
+from nats_backpressure.core.signals.evidence import Point, ReplyFacts
+from nats_backpressure.core.signals.lasting_diagnosis import DiagnosisTracker
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.signals.rate_window import ENOUGH_TIME, RATE_SPAN, Capacity, IntervalCounts, RateWindow
 from nats_backpressure.core.signals.rest import Rest
