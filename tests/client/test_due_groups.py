@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.client.due_groups import DROPPED, SLOT, Times, grouped, told
+from nats_backpressure.client.due_groups import DROPPED, SLOT, Times, as_field, grouped
 from nats_backpressure.protocol.requests import LONGEST_DELAY_MS, MOST_DELIVERIES, MOST_DUE, ConsumerRequest, Due
 
 NOW = 1000.0
@@ -19,7 +19,7 @@ delays = st.none() | st.floats(-5, 100) | st.floats(0, 1e12)
 
 
 def told_of(times: Times) -> tuple[Due, ...]:
-    body = json.dumps({"due": told(grouped(times, NOW), NOW)})
+    body = json.dumps({"due": as_field(grouped(times, NOW), NOW)})
     return msgspec.json.decode(body, type=ConsumerRequest).due or ()
 
 

@@ -19,7 +19,7 @@ def test_what_was_returned_is_told_until_it_is_due_and_as_new_until_a_question_i
     assert lost.fields(1001.0) == told
     again = lost.fields(1001.5)
     assert (again["lost"], again["due"]) == (1, [{"n": 1, "deliveries": 1, "delay_ms": 1500}])
-    lost.told()
+    lost.answered()
     assert lost.fields(1002.0) == {"lost": 0, "due": [], "earlier": [{"n": 1, "deliveries": 1, "delay_ms": 1000}]}
     assert lost.fields(1003.1) == {"lost": 0}
 
@@ -53,7 +53,7 @@ def test_earlier_ones_are_told_once_a_second_and_in_each_question_that_tells_new
         if n == 25:
             lost.add(2, 1000.0 + n / 10, 60.0)
         fields = lost.fields(1000.0 + n / 10)
-        lost.told()
+        lost.answered()
         told.append((n, sum(one["n"] for one in fields.get("earlier", ()))))
     assert [one for one in told if one[1]] == [(11, 1), (21, 1), (25, 1)]
 
@@ -78,7 +78,7 @@ def test_what_earlier_questions_told_is_told_whole_and_never_too_early(
         assert all(ours >= true - 0.002 for ours, true in zip(reversed(told), reversed(left), strict=False))
         assert len(told) <= sum(end > now - GROUPED_FOR - 0.35 * 300 for end in ends)
         if answered:
-            lost.told()
+            lost.answered()
 
 
 @pytest.mark.parametrize("answered", [True, False])
@@ -91,7 +91,7 @@ def test_a_question_goes_through_few_times_however_many_there_are(
         lost.add(1 + n % MOST_DELIVERIES, 1000.0, 1.0 + n * n / 100)
     lost.fields(1000.0)
     if answered:
-        lost.told()
+        lost.answered()
         lost.fields(1000.1)
     through = list[int]()
 
@@ -104,5 +104,5 @@ def test_a_question_goes_through_few_times_however_many_there_are(
         lost.add(1, 1000.0 + n / 10, 5.0)
         lost.fields(1000.0 + n / 10)
         if answered:
-            lost.told()
+            lost.answered()
     assert max(through) <= 2 * MOST_DUE

@@ -19,7 +19,7 @@ from nats_backpressure.core.admission.pull_grants import REFUSED_LATELY
 from nats_backpressure.core.admission.requesters import GRANT_LIFE
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.model.told import Told
+from nats_backpressure.core.model.worker_reports import WorkerReports
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.policy.schema import InflightRule, Policy
 from nats_backpressure.protocol.between_replicas import GRANTS
@@ -237,18 +237,18 @@ async def test_what_workers_tell_one_replica_is_known_to_all(held: int | None) -
         world.read()
         key = world.member.key
 
-        def told() -> list[Told]:
-            return [pulls.told(key, world.clock.now().mono) for pulls in world.pulls]
+        def reports() -> list[WorkerReports]:
+            return [pulls.worker_reports(key, world.clock.now().mono) for pulls in world.pulls]
 
-        assert told() == [Told()] * 3
+        assert reports() == [WorkerReports()] * 3
         request = ConsumerRequest(10, held=held, lost=4, due=(Due(4, 1000),))
         world.pulls[0].grant(PullRequest(request, [], (world.member,), None), "a", world.clock.now().mono)
         await world.clock.run(0.05)
-        assert told() == [Told(4, refused=True)] * 3
+        assert reports() == [WorkerReports(4, refused=True)] * 3
         await world.clock.run(1.2)
-        assert told() == [Told(0, refused=True)] * 3
+        assert reports() == [WorkerReports(0, refused=True)] * 3
         await world.clock.run(REFUSED_LATELY)
-        assert told() == [Told()] * 3
+        assert reports() == [WorkerReports()] * 3
 
 
 async def test_what_is_lost_of_a_consumer_under_two_subjects_counts_once_at_each_replica() -> None:
@@ -259,7 +259,7 @@ async def test_what_is_lost_of_a_consumer_under_two_subjects_counts_once_at_each
         now = world.clock.now().mono
         world.pulls[0].grant(PullRequest(request, [], (world.member, world.member), None), "a", now)
         await world.clock.run(0.05)
-        assert [pulls.told(world.member.key, now).returned for pulls in world.pulls] == [10, 10]
+        assert [pulls.worker_reports(world.member.key, now).returned for pulls in world.pulls] == [10, 10]
 
 
 async def test_under_observe_nobody_is_refused() -> None:
@@ -268,7 +268,7 @@ async def test_under_observe_nobody_is_refused() -> None:
         world.read()
         now = world.clock.now().mono
         world.pulls[0].grant(PullRequest(ConsumerRequest(10), [], (), (world.member,)), "a", now)
-        assert world.pulls[0].told(world.member.key, now) == Told()
+        assert world.pulls[0].worker_reports(world.member.key, now) == WorkerReports()
 
 
 async def test_what_was_delivered_before_another_granted_is_not_taken_off_its_grant() -> None:

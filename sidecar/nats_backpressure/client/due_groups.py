@@ -40,7 +40,7 @@ def not_due(times: Times, now: float) -> Times:
     return Times({time: n for time, n in times.items() if time[0] > now})
 
 
-def told(groups: Times, now: float) -> list[dict[str, int]]:
+def as_field(groups: Times, now: float) -> list[dict[str, int]]:
     """The field `due` of a question."""
     return [
         {"n": n, "deliveries": deliveries} | ({} if due_at == DROPPED else {"delay_ms": _delay_ms(due_at - now)})

@@ -115,7 +115,7 @@ class GrantQuestions:
         n, wait = self._grant(decision, batch)
         self._answered = decision.failed_open is None
         if self._answered:
-            self._held.lost.told()
+            self._held.lost.answered()
         self._unused = n if self._answered else 0  # what was never granted is not given back
         return Grant(n, wait, asked_at, self._answered)
 

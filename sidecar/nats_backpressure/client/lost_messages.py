@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nats_backpressure.client.due_groups import DROPPED, SLOT, Times, grouped, not_due, told
+from nats_backpressure.client.due_groups import DROPPED, SLOT, Times, as_field, grouped, not_due
 from nats_backpressure.protocol.requests import LONGEST_DELAY_MS, MOST_DELIVERIES
 
 SLOTS = 64
@@ -41,9 +41,9 @@ class LostMessages:
         earlier = self._earlier.groups(now)
         if not telling and not earlier:
             return {"lost": 0}
-        return {"lost": telling.total(), "due": told(telling, now), "earlier": told(earlier, now)}
+        return {"lost": telling.total(), "due": as_field(telling, now), "earlier": as_field(earlier, now)}
 
-    def told(self) -> None:
+    def answered(self) -> None:
         """The question was answered."""
         self._earlier.add(self._telling.times, self._telling.summed)
         self._telling = _Grouped()

@@ -13,7 +13,7 @@ from nats_backpressure.core.admission.pull_grants import Grant, GrantTracker
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.proofs import newest_proof
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.model.told import NOTHING_TOLD, Told
+from nats_backpressure.core.model.worker_reports import NO_REPORTS, WorkerReports
 from nats_backpressure.core.status.freshness import freshness
 from nats_backpressure.protocol.between_replicas import SharedGrant
 from nats_backpressure.protocol.requests import ConsumerRequest, RequestRefused
@@ -91,10 +91,10 @@ class PullGrants:
         self.on_grant: Callable[[ConsumerKey, int, Asked], None] = lambda key, n, asked: None
         self._trackers: dict[ConsumerKey, GrantTracker] = {}
 
-    def told(self, key: ConsumerKey, now: float) -> Told:
+    def worker_reports(self, key: ConsumerKey, now: float) -> WorkerReports:
         """What those that ask have said of a consumer."""
         tracker = self._trackers.get(key)
-        return NOTHING_TOLD if tracker is None else tracker.told(now)
+        return NO_REPORTS if tracker is None else tracker.worker_reports(now)
 
     def grant(self, pull: PullRequest, requester: str, now: float) -> Granted:
         """Grant what all consumers have room for; it is counted with each of them."""

@@ -102,7 +102,8 @@ class Intake:
         self._join(stream, sample, subjects, members_of)
         tracker = self._tracker(stream, key, subjects)
         before, rest = tracker.reading, tracker.rest
-        reading = tracker.add_sample(sample, stream.look, early=early, told=self.registry.told(key, sample.at.mono))
+        reports = self.registry.worker_reports(key, sample.at.mono)
+        reading = tracker.add_sample(sample, stream.look, early=early, reports=reports)
         if isinstance(reading, str):
             self._report("sample.set_aside", key, reading)
             return subjects

@@ -11,7 +11,7 @@ from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.model.proofs import Proofs
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import Sample, StreamLook
-from nats_backpressure.core.model.told import NOTHING_TOLD, Told
+from nats_backpressure.core.model.worker_reports import NO_REPORTS, WorkerReports
 from nats_backpressure.core.reading.headroom import headroom
 from nats_backpressure.core.status.freshness import Limits, status_proof
 from nats_backpressure.core.subject.inputs import (
@@ -78,7 +78,7 @@ class SubjectRegistry:
         """Whether there is something to answer: each stream was read or tried, and the first states are stored."""
         self.on_attention: Callable[[Iterable[ConsumerKey]], None] = lambda keys: None
         """Is called with members that something else than a reading may have moved above a mark."""
-        self.told: Callable[[ConsumerKey, float], Told] = lambda key, now: NOTHING_TOLD
+        self.worker_reports: Callable[[ConsumerKey, float], WorkerReports] = lambda key, now: NO_REPORTS
         """What the workers of a consumer have said until then."""
         self._clock, self._observe, self._perform = clock, settings.observe, perform
         self._times: dict[str, TimeInStatus] = {}

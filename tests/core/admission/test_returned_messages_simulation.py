@@ -55,7 +55,7 @@ class Returning(Simulation):
     def ask(self, worker: Worker, ahead: int = 0) -> None:
         lost = self.losses.setdefault(worker.name, LostMessages())
         told = lost.fields(self.now)
-        lost.told()
+        lost.answered()
         asked = Asked(
             worker.batch,
             worker.name,

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
-from nats_backpressure.core.model.told import NOTHING_TOLD, Told
+from nats_backpressure.core.model.worker_reports import NO_REPORTS, WorkerReports
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
@@ -49,7 +49,7 @@ class Consumer:
     ack_wait: float = 30.0
     sampled: bool = False
     ack_policy: str = "explicit"
-    told: Told = NOTHING_TOLD
+    reports: WorkerReports = NO_REPORTS
     track: ConsumerTracker = field(default_factory=ConsumerTracker)
 
     def publish(self, n: int) -> None:
@@ -119,7 +119,7 @@ class Consumer:
 
     def take(self, after: float = 0.1) -> Reading | str:
         self.at += after
-        return self.track.add_sample(self.sample(), self.look(), told=self.told)
+        return self.track.add_sample(self.sample(), self.look(), reports=self.reports)
 
     def read(self, after: float = 0.1) -> Reading:
         reading = self.take(after)
@@ -319,7 +319,7 @@ def test_a_backlog_that_workers_begin_on_has_no_latency_longer_than_they_work(se
 
 def worked_beside_returned(returned: int, told: bool) -> Consumer:
     """150 messages a second in work for 20 ms each, while so many wait for the end of their delay."""
-    consumer = Consumer(told=Told(returned) if told else NOTHING_TOLD)
+    consumer = Consumer(reports=WorkerReports(returned) if told else NO_REPORTS)
     consumer.publish(20_000)
     consumer.deliver(returned)
     for _ in range(200):
@@ -345,7 +345,7 @@ def test_a_worker_that_returned_all_it_had_stalls_only_beside_a_queue(said: int)
     consumer.publish(40)
     consumer.read()
     consumer.deliver(40)
-    consumer.told = Told(said, refused=True)
+    consumer.reports = WorkerReports(said, refused=True)
     assert [consumer.read().stall for _ in range(100)] == [0.0] * 100
     consumer.publish(1)
     consumer.read()
@@ -354,7 +354,7 @@ def test_a_worker_that_returned_all_it_had_stalls_only_beside_a_queue(said: int)
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_nobody_pulls_is_not_said_while_those_that_ask_are_refused(refused: bool) -> None:
-    consumer = Consumer(told=Told(refused=refused))
+    consumer = Consumer(reports=WorkerReports(refused=refused))
     consumer.publish(100)
     consumer.deliver(40)
     for _ in range(400):

@@ -19,7 +19,7 @@ from nats_backpressure.core.admission.stall_recovery import StallRecovery
 from nats_backpressure.core.admission.wanting import MOST_REQUESTERS
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.model.told import Told
+from nats_backpressure.core.model.worker_reports import WorkerReports
 
 REQUESTER_LIFE = 1.0
 """Seconds for which a requester counts as another that wants its share."""
@@ -55,9 +55,9 @@ class GrantTracker:
         """Requesters that told what they lost, the newest last; MOST_REQUESTERS at most."""
         self._refused_at = -math.inf
 
-    def told(self, now: float) -> Told:
+    def worker_reports(self, now: float) -> WorkerReports:
         """What the requesters have said of the consumer, to whichever replica."""
-        return Told(self._due.surely_coming(now), now - self._refused_at < REFUSED_LATELY)
+        return WorkerReports(self._due.surely_coming(now), now - self._refused_at < REFUSED_LATELY)
 
     def offer(self, member: Member, asked: Asked, now: float, share: Share, jitter: float) -> Grant:
         """How many of the messages that are asked for may be pulled; it is not counted yet, see `add`.

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import Sample, StreamLook
-from nats_backpressure.core.model.told import NOTHING_TOLD, Told
+from nats_backpressure.core.model.worker_reports import NO_REPORTS, WorkerReports
 from nats_backpressure.core.signals import sample_checks
 from nats_backpressure.core.signals.ack_latency import AckLatency
 from nats_backpressure.core.signals.data_loss import LossAccount
@@ -56,7 +56,7 @@ class ConsumerTracker:
         "_losses",
         "_made",
         "_naks",
-        "_told",
+        "_reports",
         "_unconfirmed",
         "last",
         "reading",
@@ -72,7 +72,7 @@ class ConsumerTracker:
         only its time is remembered."""
         self._look: StreamLook | None = None
         self._unconfirmed: tuple[Sample, StreamLook] | None = None
-        self._held, self._told = held, NOTHING_TOLD
+        self._held, self._reports = held, NO_REPORTS
         self._carried, self._made = carried, 0
         self._ages = ages or MessageAges()
         self._reset()
@@ -123,11 +123,11 @@ class ConsumerTracker:
         self._flow.add(now.mono, IntervalCounts(redeliveries=times))
 
     def add_sample(
-        self, sample: Sample, look: StreamLook, *, early: bool = False, told: Told = NOTHING_TOLD
+        self, sample: Sample, look: StreamLook, *, early: bool = False, reports: WorkerReports = NO_REPORTS
     ) -> Reading | str:
         """The reading after this sample, or why it is not used yet. `look` was taken after the sample, or (`early`)
         before it, where a consumer was read by itself."""
-        self._told = told
+        self._reports = reports
         if self.rest is not None:
             counted = self._losses.total
             if not early and self._is_repeated(sample, look) and not self.rest.full:
@@ -257,7 +257,8 @@ class ConsumerTracker:
         returned = self._delayed_naks.count_in_flight(sample)
         if (returned or restarted) and self._storm(sample):
             returned, restarted = 0, False
-        had, self._in_hand = self._in_hand, sample.inflight - max(returned, min(self._told.returned, sample.inflight))
+        not_held = max(returned, min(self._reports.returned, sample.inflight))
+        had, self._in_hand = self._in_hand, sample.inflight - not_held
         # With a queue a stall always counts: workers that return all they get do no work.
         working = sample.inflight - returned if sample.pending else self._in_hand
         self._latency.begin_sample(last, sample, working, restarted)
@@ -317,7 +318,7 @@ class ConsumerTracker:
     def _facts(self, sample: Sample, look: StreamLook) -> ReplyFacts:
         # Not at its limit yet, one that drops old messages does neither.
         fill = None if look.retention is not None and look.retention.discards_old else look.fill
-        refused = self._told.refused and sample.pending > 0
+        refused = self._reports.refused and sample.pending > 0
         return ReplyFacts(sample.config, sample.paused, self._history > 0, look.at_limit, fill, self._given_up, refused)
 
     def _reading(self, sample: Sample, look: StreamLook, diagnosis: Diagnosis | None, lost: int) -> Reading:
