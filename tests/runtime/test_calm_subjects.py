@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.subject.restart_facts import ACCOUNT_EVERY
+from nats_backpressure.core.subject.restart_facts import ACCOUNT_EVERY, CARRY_EVERY, carried_write_due
 from nats_backpressure.core.subject.state import Record, SubjectState, with_member
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status
 from nats_backpressure.runtime.calm_subjects import CalmSubjects
 
 NOW = Now(100.0, 1_767_225_600.0)
@@ -32,6 +33,17 @@ def test_a_subject_is_calm_until_its_stored_facts_may_be_worth_a_write() -> None
     assert subjects.check(CALM, NOW.mono, NOW)
     due = NOW.mono + ACCOUNT_EVERY
     assert subjects.is_calm(CALM, due - 0.1) and not subjects.is_calm(CALM, due)
+
+
+@pytest.mark.parametrize("written_at", [each / 10 for each in range(10_000, 10_400)])
+def test_another_diagnosis_is_written_whatever_the_last_digit_of_the_time_is(written_at: float) -> None:
+    reading = replace(MEMBER.reading, lasting_diagnosis=Diagnosis.IDLE)
+    state = with_member(replace(STORED, written_at=written_at), replace(MEMBER, reading=reading))
+    subjects, at = CalmSubjects(stale_after=1e9), Now(round(written_at + CARRY_EVERY, 1), 0.0)
+    is_due = not subjects.check(state, at.mono, at)
+    assert is_due is carried_write_due(state, at)
+    later = Now(at.mono + 1.0, 0.0)
+    assert not subjects.is_calm(state, later.mono) and not subjects.check(state, at.mono, later)
 
 
 def test_a_subject_without_a_recent_proof_is_not_calm() -> None:

@@ -50,8 +50,9 @@ class CalmSubjects:
             return False
         if not (known or is_quiescent(state)) or (not compared and carried_write_due(state, now)):
             return False
-        later = (state.written_at + every for every in (ACCOUNT_EVERY, CARRY_EVERY))
-        calm.calm, calm.facts_due = state, min((moment for moment in later if moment > now.mono), default=math.inf)
+        # The same subtraction as in `carried_write_due`: the sum may be rounded to another moment.
+        waits = (every for every in (ACCOUNT_EVERY, CARRY_EVERY) if now.mono - state.written_at < every)
+        calm.calm, calm.facts_due = state, min((state.written_at + every for every in waits), default=math.inf)
         calm.until = min(newest_proof + self._stale_after, calm.facts_due)
         return True
 
