@@ -13,7 +13,8 @@ from nats_backpressure.core.admission.adaptive import Shedding
 from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.status.freshness import limits
-from nats_backpressure.core.subject.state import SubjectState, Writing, worst_member
+from nats_backpressure.core.subject.record import Writing
+from nats_backpressure.core.subject.state import SubjectState, worst_member
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.messages import State
 from nats_backpressure.protocol.requests import GatewayRequest

@@ -13,7 +13,8 @@ from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.status import latches as machine
 from nats_backpressure.core.status import thresholds
-from nats_backpressure.core.subject.state import Record, SubjectState, with_members
+from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import SubjectState, with_members
 from nats_backpressure.core.subject.state import worst_member as worst_of
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Policy

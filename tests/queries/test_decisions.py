@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.subject.state import SubjectState, Writing, with_members
+from nats_backpressure.core.subject.record import Writing
+from nats_backpressure.core.subject.state import SubjectState, with_members
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.requests import GatewayRequest, RequestRefused
 from nats_backpressure.protocol.timestamps import Now

@@ -15,7 +15,7 @@ from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
 from nats_backpressure.adapters.nats.event_reader import JetStreamEventReader
 from nats_backpressure.core.model.event import SubjectAlert, SubjectEvent
-from nats_backpressure.core.subject.state import Recoveries, Totals
+from nats_backpressure.core.subject.record import Recoveries, Totals
 from nats_backpressure.core.time_windows import Measure, WindowSummary
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.metrics_windows import MetricsRequest

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.member import Member
-from nats_backpressure.core.subject.state import Recoveries, SubjectState, Totals
+from nats_backpressure.core.subject.record import Recoveries, Totals
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.metrics_windows import MetricsRequest
 from nats_backpressure.protocol.patterns import covers

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from nats_backpressure.core.subject.state import Recoveries, Writing
+from nats_backpressure.core.subject.record import Recoveries, Writing
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import parse_rfc3339

@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.subject.restart_facts import ACCOUNT_EVERY, CARRY_EVERY, carried_write_due
-from nats_backpressure.core.subject.state import Record, SubjectState, with_member
+from nats_backpressure.core.subject.state import SubjectState, with_member
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status

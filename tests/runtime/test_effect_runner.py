@@ -30,7 +30,8 @@ from nats_backpressure.core.subject.inputs import (
     WriteFailing,
     WriteRecord,
 )
-from nats_backpressure.core.subject.state import Record, SubjectState, Writing
+from nats_backpressure.core.subject.record import Record, Writing
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from nats_backpressure.runtime.effect_runner import ARRIVES_WITHIN, AT_ONCE, LAST_RETRY, EffectRunner

@@ -15,7 +15,8 @@ from nats_backpressure.core.model.marks import Marks
 from nats_backpressure.core.model.member import Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
-from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.runtime import garbage
 from nats_backpressure.runtime.garbage import EVERY, LONG, SETTLE, SOON, keep_collections_short
 from nats_backpressure.runtime.tasks import cancel_and_wait

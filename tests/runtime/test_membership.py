@@ -29,7 +29,8 @@ from nats_backpressure.core.subject.inputs import (
     WriteDone,
     WriteRecord,
 )
-from nats_backpressure.core.subject.state import Record, worst_member
+from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import worst_member
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.parse import PolicyEntry

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.subject.inputs import EventSent, Input
-from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.event_cache import parse_event

@@ -29,7 +29,7 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.membership import ReadState
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.parse import PolicyEntry

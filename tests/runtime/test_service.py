@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from nats_backpressure.config.settings import Observe, Publish
 from nats_backpressure.core.model.samples import ConsumerConfig
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.policy.parse import PolicyEntry
 from nats_backpressure.policy.snapshot import PolicyValue
 from nats_backpressure.protocol.messages import Heartbeat

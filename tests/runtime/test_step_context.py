@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from nats_backpressure.config.settings import Observe
 from nats_backpressure.core.model.member import Carried
-from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard, Policy
 from nats_backpressure.protocol.timestamps import Now

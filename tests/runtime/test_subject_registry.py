@@ -16,7 +16,7 @@ from nats_backpressure.core.subject.inputs import (
     Tick,
     WriteDone,
 )
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import ConsumerKey, Status

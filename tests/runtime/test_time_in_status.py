@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import Status
 from nats_backpressure.runtime.time_in_status import TimeInStatus

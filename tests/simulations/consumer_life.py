@@ -12,7 +12,7 @@ from nats_backpressure.core.model.member import NOTHING_CARRIED
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerRead, Tick
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.values import Status
 from tests.core.signals.test_tracker import KEY, Consumer

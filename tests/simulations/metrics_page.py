@@ -18,7 +18,8 @@ from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.status.thresholds import marks
-from nats_backpressure.core.subject.state import Record, SubjectState, with_members
+from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import SubjectState, with_members
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard, Policy
 from nats_backpressure.protocol.timestamps import Now

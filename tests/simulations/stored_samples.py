@@ -17,8 +17,9 @@ from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
+from nats_backpressure.core.subject.record import Record, Writing
 from nats_backpressure.core.subject.record_builder import event_id
-from nats_backpressure.core.subject.state import Record, SubjectState, Writing
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now

@@ -12,7 +12,8 @@ import structlog
 from msgspec import Raw
 from msgspec.structs import asdict, replace
 
-from nats_backpressure.core.subject.state import Record, SubjectState, Totals
+from nats_backpressure.core.subject.record import Record, Totals
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.protocol import history as wire
 from nats_backpressure.protocol import metrics_windows

@@ -21,8 +21,9 @@ from nats_backpressure.core.signals import forecast
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.status.freshness import Limits, freshness, limits
 from nats_backpressure.core.subject import stored_state
+from nats_backpressure.core.subject.record import Record, Writing
 from nats_backpressure.core.subject.record_builder import reported_diagnosis
-from nats_backpressure.core.subject.state import Record, SubjectState, Writing, deciding_policy
+from nats_backpressure.core.subject.state import SubjectState, deciding_policy
 from nats_backpressure.policy.parse import policy_document
 from nats_backpressure.policy.schema import Override, in_force
 from nats_backpressure.protocol import messages

@@ -24,7 +24,8 @@ from nats_backpressure.core.subject.inputs import (
     WriteDone,
     WriteRecord,
 )
-from nats_backpressure.core.subject.state import Record, SubjectState, Writing
+from nats_backpressure.core.subject.record import Record, Writing
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.ports import (
     Clock,

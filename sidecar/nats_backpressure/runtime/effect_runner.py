@@ -20,7 +20,8 @@ from nats_backpressure.core.subject.inputs import (
     WriteFailing,
     WriteRecord,
 )
-from nats_backpressure.core.subject.state import SubjectState, Writing
+from nats_backpressure.core.subject.record import Writing
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.effect_attempt import EffectAttempt, shown_status
 from nats_backpressure.runtime.failures import Failures

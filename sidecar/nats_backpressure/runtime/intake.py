@@ -20,7 +20,7 @@ from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.core.subject import membership
 from nats_backpressure.core.subject.inputs import ConsumerLeft, PolicyRefused
 from nats_backpressure.core.subject.membership import Membership, ReadState
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.watch_filter import WatchEntry
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey

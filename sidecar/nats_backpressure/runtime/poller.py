@@ -20,7 +20,7 @@ from nats_backpressure.core.reading.load import LIMITED_FACTOR, LIMITED_FOR, Loa
 from nats_backpressure.core.reading.server_time import ServerTime
 from nats_backpressure.core.reading.sharing import ALL_STREAMS
 from nats_backpressure.core.reading.stream_plan import SINGLES_LIMIT, SLOW_LIST, StreamPlan
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.due_queue import DueQueue
 from nats_backpressure.runtime.followed_streams import FollowedStream

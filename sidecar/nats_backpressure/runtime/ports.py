@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.samples import Sample, StreamLook
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.policy.snapshot import PolicySnapshot
 from nats_backpressure.protocol import messages

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nats_backpressure.core.subject.inputs import EventSent, RecordFollowed, RecordLoaded, RecordMissing
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.ports import Stored
 from nats_backpressure.runtime.stored_events import CachedEvent

@@ -10,7 +10,8 @@ from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import QUIET_INTERVAL, Budget, RequestBudget
 from nats_backpressure.core.reading.server_time import ServerTime
-from nats_backpressure.core.subject.state import SubjectState, Writing
+from nats_backpressure.core.subject.record import Writing
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.watch_filter import WatchEntry, is_name_watched
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.precedence import Sources

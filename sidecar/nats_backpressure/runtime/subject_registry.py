@@ -29,8 +29,9 @@ from nats_backpressure.core.subject.inputs import (
     Tick,
 )
 from nats_backpressure.core.subject.plan_writes import StepContext
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.subject.repeated_readings import with_repeated_readings
-from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.time_windows import WindowSummary
 from nats_backpressure.policy.active import ActivePolicies

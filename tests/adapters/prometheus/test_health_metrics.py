@@ -14,7 +14,8 @@ from nats_backpressure.adapters.prometheus import process
 from nats_backpressure.adapters.prometheus.definitions import FRESHNESS, LEFT_OUT
 from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.samples import ConsumerConfig
-from nats_backpressure.core.subject.state import SubjectState, Writing
+from nats_backpressure.core.subject.record import Writing
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.watch_filter import WatchEntry, why_left_out
 from nats_backpressure.protocol.values import ConsumerKey, Status
 from tests.simulations.metrics_page import NOW, P, World, everything, member, state

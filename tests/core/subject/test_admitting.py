@@ -13,7 +13,7 @@ from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.admitting import admitting, steering
 from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerRead, Tick
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.policy.schema import AdmissionRule, Policy
 from nats_backpressure.protocol.requests import GatewayRequest
 from nats_backpressure.protocol.timestamps import Now

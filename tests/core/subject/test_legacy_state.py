@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.values import Status

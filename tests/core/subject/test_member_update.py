@@ -8,8 +8,7 @@ import pytest
 
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Account, Reading
-from nats_backpressure.core.subject.member_update import evaluated, loss_report_due, with_reading
-from nats_backpressure.core.subject.state import LOSS_INTERVAL
+from nats_backpressure.core.subject.member_update import LOSS_INTERVAL, evaluated, loss_report_due, with_reading
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status

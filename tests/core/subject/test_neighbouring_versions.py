@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.marks import Marks, MarkSet
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.timestamps import Now

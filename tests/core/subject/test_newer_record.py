@@ -20,7 +20,8 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.plan_writes import StepContext
-from nats_backpressure.core.subject.state import REMOVE_AFTER, Record, SubjectState
+from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import REMOVE_AFTER, SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.subject.stored_state import newer_record, record_of
 from nats_backpressure.policy.schema import Policy

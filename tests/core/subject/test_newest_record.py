@@ -11,9 +11,9 @@ from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import thresholds
 from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.newest_record import agrees, continues, is_lost, is_newest
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.subject.record_builder import event_id
 from nats_backpressure.core.subject.restart_facts import with_latches_of
-from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, EventType, Status

@@ -27,7 +27,8 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.other_policies import REPORTED_AFTER, is_foreign
 from nats_backpressure.core.subject.plan_writes import StepContext
-from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.policy.schema import PendingRule, Policy
 from nats_backpressure.protocol.timestamps import Now

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.subject.record_builder import NO_EPOCH, event_id, rejection_event, renumbered
-from nats_backpressure.core.subject.state import Record
 from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.values import EventType, Status
 

@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.model.member import Member
 from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.subject.repeated_readings import is_at_rest, with_repeated_readings
-from nats_backpressure.core.subject.state import Record, SubjectState, with_member
+from nats_backpressure.core.subject.state import SubjectState, with_member
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from nats_backpressure.core.subject.inputs import Tick
 from nats_backpressure.core.subject.next_record import is_stale_alone, is_unobserved
 from nats_backpressure.core.subject.plan_writes import StepContext
-from nats_backpressure.core.subject.state import Record, SubjectState, with_members
+from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import SubjectState, with_members
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now

@@ -8,6 +8,7 @@ import pytest
 
 from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried, Latch, Latches, Member
 from nats_backpressure.core.model.reading import Account, Reading
+from nats_backpressure.core.subject.record import CARRIED_LIMIT, Loss, Record
 from nats_backpressure.core.subject.restart_facts import (
     ACCOUNT_EVERY,
     CARRY_EVERY,
@@ -19,7 +20,7 @@ from nats_backpressure.core.subject.restart_facts import (
     with_released_latches_stored,
     with_reported_losses,
 )
-from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState, with_members
+from nats_backpressure.core.subject.state import SubjectState, with_members
 from nats_backpressure.policy.schema import PendingRule, Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, Status

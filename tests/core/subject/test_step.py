@@ -44,19 +44,11 @@ from nats_backpressure.core.subject.inputs import (
     WriteFailing,
     WriteRecord,
 )
+from nats_backpressure.core.subject.member_update import LOSS_INTERVAL
 from nats_backpressure.core.subject.next_record import build_record, is_quiescent, is_stale_alone, is_unobserved
 from nats_backpressure.core.subject.plan_writes import StepContext
-from nats_backpressure.core.subject.state import (
-    LOSS_INTERVAL,
-    MOST_REJECTIONS,
-    REMOVE_AFTER,
-    UNSENT_LIMIT,
-    Loss,
-    Record,
-    SubjectState,
-    Writing,
-    worst_member,
-)
+from nats_backpressure.core.subject.record import MOST_REJECTIONS, UNSENT_LIMIT, Loss, Record, Writing
+from nats_backpressure.core.subject.state import REMOVE_AFTER, SubjectState, worst_member
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.subject.taking_over import UNSENT_WAIT
 from nats_backpressure.policy.schema import AdmissionRule, AlertRule, Override, Policy, Rejection, When

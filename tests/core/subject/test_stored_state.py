@@ -13,7 +13,7 @@ from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.event import SubjectAlert
 from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.model.reading import Account
-from nats_backpressure.core.subject.state import UNSENT_LIMIT, Record, Recoveries, Totals
+from nats_backpressure.core.subject.record import UNSENT_LIMIT, Record, Recoveries, Totals
 from nats_backpressure.core.subject.stored_state import record_of
 from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, EventType, Status

@@ -28,7 +28,8 @@ from nats_backpressure.core.subject.inputs import (
     WriteRecord,
 )
 from nats_backpressure.core.subject.plan_writes import StepContext
-from nats_backpressure.core.subject.state import Record, SubjectState
+from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.policy.schema import AdmissionRule, Policy, Rejection
 from nats_backpressure.protocol.timestamps import Now

@@ -36,12 +36,12 @@ from nats_backpressure.core.subject.inputs import (
 from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.core.subject.newest_record import continues, is_newest
 from nats_backpressure.core.subject.read_members import with_readings
+from nats_backpressure.core.subject.record import MOST_REJECTIONS
 from nats_backpressure.core.subject.restart_facts import (
     new_member,
     with_released_latches_stored,
 )
 from nats_backpressure.core.subject.state import (
-    MOST_REJECTIONS,
     SubjectState,
     judged_status,
     with_member,

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.subject.state import Record, Writing
+from nats_backpressure.core.subject.record import Record, Writing
 from nats_backpressure.policy.schema import Policy, Rejection
 from nats_backpressure.protocol.values import ConsumerKey, Status
 

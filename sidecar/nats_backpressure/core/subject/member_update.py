@@ -16,8 +16,10 @@ from nats_backpressure.core.model.member import (
 )
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds
-from nats_backpressure.core.subject.state import LOSS_INTERVAL
 from nats_backpressure.protocol.values import Status
+
+LOSS_INTERVAL = 10.0
+"""Seconds between two reports of one loss that goes on; what is lost in between is added up."""
 
 
 def with_reading(member: Member, reading: Reading, now: float) -> Member:

@@ -6,7 +6,7 @@ import math
 
 from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.subject.inputs import RecordCreated
-from nats_backpressure.core.subject.state import Record
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.protocol.values import STATUS_EVENTS, EventType, Status
 
 

@@ -15,11 +15,10 @@ from nats_backpressure.core.model.proofs import NO_PROOFS, Proofs
 from nats_backpressure.core.status.freshness import Limits, freshness, status_proof
 from nats_backpressure.core.subject.admitting import counted
 from nats_backpressure.core.subject.inputs import RecordCreated
+from nats_backpressure.core.subject.record import Loss, Record
 from nats_backpressure.core.subject.record_builder import RecordBuilder
 from nats_backpressure.core.subject.restart_facts import carried_write_due, facts_to_store
 from nats_backpressure.core.subject.state import (
-    Loss,
-    Record,
     SubjectState,
     admission_status,
     alerts_seen_to,

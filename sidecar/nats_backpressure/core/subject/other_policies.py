@@ -16,8 +16,9 @@ from nats_backpressure.core.model.proofs import Proofs
 from nats_backpressure.core.status.freshness import Limits, freshness
 from nats_backpressure.core.subject.inputs import ReportDifference
 from nats_backpressure.core.subject.next_record import Change
+from nats_backpressure.core.subject.record import CARRIED_LIMIT, Record
 from nats_backpressure.core.subject.restart_facts import awaits_reading
-from nats_backpressure.core.subject.state import CARRIED_LIMIT, Record, SubjectState, newest_of
+from nats_backpressure.core.subject.state import SubjectState, newest_of
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Freshness, Status
 

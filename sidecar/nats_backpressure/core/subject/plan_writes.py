@@ -35,15 +35,8 @@ from nats_backpressure.core.subject.other_policies import (
     is_unseen_elsewhere,
     with_difference,
 )
-from nats_backpressure.core.subject.state import (
-    REMOVE_AFTER,
-    Record,
-    SubjectState,
-    Writing,
-    alerts_seen_to,
-    judged_status,
-    newest_of,
-)
+from nats_backpressure.core.subject.record import Record, Writing
+from nats_backpressure.core.subject.state import REMOVE_AFTER, SubjectState, alerts_seen_to, judged_status, newest_of
 from nats_backpressure.protocol.timestamps import Now
 
 RELOAD_INTERVAL = 2.0

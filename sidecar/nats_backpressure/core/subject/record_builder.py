@@ -15,19 +15,9 @@ from nats_backpressure.core.status import alerts
 from nats_backpressure.core.status.alert_times import aged
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.subject.member_update import loss_report_due
+from nats_backpressure.core.subject.record import MOST_REJECTIONS, UNSENT_LIMIT, Loss, Record, Recoveries, Totals
 from nats_backpressure.core.subject.restart_facts import awaits_reading
-from nats_backpressure.core.subject.state import (
-    MOST_REJECTIONS,
-    UNSENT_LIMIT,
-    Loss,
-    Record,
-    Recoveries,
-    SubjectState,
-    Totals,
-    admission_status,
-    deciding_policy,
-    judged_status,
-)
+from nats_backpressure.core.subject.state import SubjectState, admission_status, deciding_policy, judged_status
 from nats_backpressure.policy.schema import Rejection, in_force
 from nats_backpressure.protocol.patterns import encode
 from nats_backpressure.protocol.timestamps import Now

@@ -22,7 +22,8 @@ from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.status.latches import next_latches
 from nats_backpressure.core.status.latches import status as status_of
 from nats_backpressure.core.subject.member_update import evaluated
-from nats_backpressure.core.subject.state import CARRIED_LIMIT, Loss, Record, SubjectState
+from nats_backpressure.core.subject.record import CARRIED_LIMIT, Loss, Record
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Action, ConsumerKey, Diagnosis, Status

@@ -13,8 +13,8 @@ from nats_backpressure.core.model.admission import GatewayAdmission
 from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.member import STORED_CAUSES, Carried
 from nats_backpressure.core.subject import legacy_state
+from nats_backpressure.core.subject.record import CARRIED_LIMIT, MOST_REJECTIONS, UNSENT_LIMIT, Record, Recoveries
 from nats_backpressure.core.subject.record_builder import event_id
-from nats_backpressure.core.subject.state import CARRIED_LIMIT, MOST_REJECTIONS, UNSENT_LIMIT, Record, Recoveries
 from nats_backpressure.policy.schema import Override
 from nats_backpressure.protocol.decoding import read_message
 from nats_backpressure.protocol.messages import SCHEMA, State
