@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nats_backpressure.core.reading.budget import LOOKS_PER_READING, Budget
-from nats_backpressure.runtime.stream_looks import SECOND_LOOK, SECOND_LOOKS_EVERY
+from nats_backpressure.core.reading.look_plan import SECOND_LOOK, SECOND_LOOKS_EVERY
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.runtime.test_poller import LEAST, MOST, World
 
@@ -40,7 +40,7 @@ async def test_what_long_sleeps_end_in_goes_with_the_request_of_the_look(
     world, over, sent = World(), asyncio.Event(), list[tuple[str, float]]()
     world.stream("S", "c")
     ask = world.js._ask
-    monkeypatch.setattr(world.poller.looks, "_by_list", lambda watched, now: by_list)
+    monkeypatch.setattr(world.poller.looks.plan, "_is_list_cheaper", lambda watched, list_hangs: by_list)
     monkeypatch.setattr(world.clock, "end_sleeps", over.set)
     monkeypatch.setattr(world.js, "_ask", lambda what: (sent.append((what, world.clock.mono())), ask(what)))
 
@@ -52,6 +52,7 @@ async def test_what_long_sleeps_end_in_goes_with_the_request_of_the_look(
 
     async with world.running():
         await world.clock.run(30)
+        world.poller.looks.plan.receive_looks(world.clock.mono())  # from now on lists and looks take turns
         sent.clear()
         beating = asyncio.create_task(beat())
         await world.clock.run(20)
@@ -73,23 +74,6 @@ async def test_once_looks_prove_nothing_more_the_stream_is_planned_again() -> No
         poll.plan.retry = 3600.0
         await world.clock.run(2)
         assert not poll.plan.crossings.idle and poll.due is not before
-
-
-@pytest.mark.parametrize(
-    ("watched", "streams", "list_seconds", "by_list"),
-    [
-        pytest.param(1, 4, 3e-4, True, id="one in a small account, where a list answers all other questions too"),
-        pytest.param(1, 1000, 4e-3, False, id="one in a large account"),
-        pytest.param(20, 23, 1e-3, True, id="many, in one page"),
-        pytest.param(2, 2000, 1e-2, False, id="few among very many"),
-    ],
-)
-def test_looks_are_taken_the_way_that_costs_the_server_less(
-    watched: int, streams: int, list_seconds: float, by_list: bool
-) -> None:
-    looks = World().poller.looks
-    looks._streams, looks._list_seconds, looks._info_seconds = streams, list_seconds, 1.5e-4
-    assert looks._by_list(watched, now=1000.0) is by_list
 
 
 FAST = Budget(LEAST / 10, MOST, 1000, 1)

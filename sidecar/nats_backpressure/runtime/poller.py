@@ -213,7 +213,7 @@ class Poller:
         before, planned = stream.look, (plan.woken, len(plan.crossings.idle))
         crossed = plan.add_look(look, at)
         if plan.crossings.began and not crossed:
-            self.looks.look_soon()
+            self.looks.plan.look_soon(self._clock.mono())
         if not poll.evaluating and look.created == before.created and look.last_seq >= before.last_seq:
             stream.look = look
         self.rounds.was_read(at)
@@ -356,7 +356,7 @@ class Poller:
         self._weighed_at, before = now, self.load
         factor = LIMITED_FACTOR if now < self._limited_until else 1.0
         plans = [poll.plan for poll in self.polls.values()]
-        self.load = load_of(plans, self._budget, self.looks.requests_per_second, self.looks.reached, factor)
+        self.load = load_of(plans, self._budget, self.looks.plan.requests_per_second, self.looks.plan.reached, factor)
         self._share_requests(now)
         streams = self._registry.streams
         streams.stretch = self.load.stretch
@@ -377,7 +377,7 @@ class Poller:
             return
         plans = [poll.plan for poll in self.polls.values()]
         own = [poll.plan for poll in self.polls.values() if not self.shared.receives(poll.name)]
-        looks = self.looks.requests_per_second
+        looks = self.looks.plan.requests_per_second
         own_looks = 0.0 if self.shared.receives(ALL_STREAMS) else looks
         self._requests.set_rate(own_rate(self.load, own, plans, (own_looks, looks), self._budget), now)
 
