@@ -485,7 +485,7 @@ class Simulation:
             server=replicas * server.server_seconds / seconds + looks * of.streams * costs.server_stream,
             client=replicas * client / seconds + lists + of.consumers * costs.client_tick,
             memory=replicas * costs.client_base_bytes + of.consumers * costs.client_consumer_bytes,
-            stretch=self.poller.load.stretch,
+            stretch=self.poller.schedule.load.stretch,
         )
 
 

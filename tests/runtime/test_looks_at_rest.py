@@ -16,7 +16,7 @@ from tests.runtime.test_poller import LEAST, MOST, World
 async def test_a_look_that_shows_nothing_new_plans_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     world, planned = World(), list[str]()
     world.stream("S", "c")
-    plan = world.poller._plan
+    plan = world.poller.schedule.plan
 
     def counting(poll: Any) -> None:
         planned.append(poll.name)
@@ -24,7 +24,7 @@ async def test_a_look_that_shows_nothing_new_plans_nothing(monkeypatch: pytest.M
 
     async with world.running():
         await world.clock.run(30)
-        monkeypatch.setattr(world.poller, "_plan", counting)
+        monkeypatch.setattr(world.poller.schedule, "plan", counting)
         monkeypatch.setattr(world.poller.rounds, "_outage", lambda: pytest.fail("it is read all the time"))
         looks, readings = world.reads("streams") + world.reads("stream S"), world.reads("consumers S")
         await world.clock.run(20)
@@ -70,7 +70,7 @@ async def test_once_looks_prove_nothing_more_the_stream_is_planned_again() -> No
         poll = world.poller.polls["S"]
         assert poll.plan.crossings.idle
         poll.plan.read_at[2] = world.clock.now().mono - 1000  # nothing came of what was planned
-        poll.due = before = poll.plan.due(world.poller.load)
+        poll.due = before = poll.plan.due(world.poller.schedule.load)
         poll.plan.retry = 3600.0
         await world.clock.run(2)
         assert not poll.plan.crossings.idle and poll.due is not before

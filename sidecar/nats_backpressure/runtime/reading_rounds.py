@@ -21,14 +21,14 @@ class ReadingRounds:
         self,
         registry: SubjectRegistry,
         clock: Clock,
-        no_outage: float,
-        outage: Callable[[], float],
+        stale_after: float,
+        max_interval: float,
         read_all: Callable[[], None],
     ) -> None:
-        """`outage`: seconds without a reading of any stream that are an outage of all, `no_outage` at least; it takes a
-        look at all streams. `read_all`: read each soon."""
-        self._no_outage = no_outage
-        self._registry, self._clock, self._outage, self._read_all = registry, clock, outage, read_all
+        """`stale_after`: seconds without a reading of any stream that are no outage of all yet; `max_interval`: seconds
+        between two readings where none is planned. `read_all`: read each soon."""
+        self._registry, self._clock, self._read_all = registry, clock, read_all
+        self._stale_after, self._max_interval = stale_after, max_interval
         self.tasks: asyncio.TaskGroup | None = None
         self.began_at: float | None = None
         """Monotonic time at which the first list of streams was answered."""
@@ -60,10 +60,15 @@ class ReadingRounds:
             return
         self._read_at = now
         quiet = 0.0 if last is None else now - last
-        if self._untried is None and quiet >= self._no_outage and quiet >= self._outage():
+        if self._untried is None and quiet >= self._stale_after and quiet >= self._outage():
             self._begin()
         if self._untried is None and self.complete.is_set():
             self._registry.streams.newest_reading = now
+
+    def _outage(self) -> float:
+        """Seconds without a reading of any stream that are an outage of all. Looks at every stream."""
+        intervals = [stream.interval for stream in self._registry.streams.values() if stream.under]
+        return 3 * min(intervals, default=self._max_interval)
 
     def _begin(self) -> None:
         self._number += 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.reading.crossings import Base
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import ConsumersReading, Received, answer_time
 from nats_backpressure.runtime.reading_rounds import ReadingRounds
+from nats_backpressure.runtime.reading_schedule import ReadingSchedule
 from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.stream_poll import StreamPoll
 from nats_backpressure.runtime.stream_readings import StreamReadings
@@ -27,9 +27,9 @@ class ReceivedReadings:
         readings: StreamReadings,
         rounds: ReadingRounds,
         shared: SharedReading,
-        replan: Callable[[StreamPoll], None],
+        schedule: ReadingSchedule,
     ) -> None:
-        self._readings, self._rounds, self._shared, self._replan = readings, rounds, shared, replan
+        self._readings, self._rounds, self._shared, self._schedule = readings, rounds, shared, schedule
 
     def receive(self, poll: StreamPoll, received: Received) -> bool:
         """Another replica read a stream; returns whether that is taken in."""
@@ -49,11 +49,11 @@ class ReceivedReadings:
         _add(poll.received, received, keys)
         if poll.taking is None or poll.taking.done():
             poll.taking = tasks.create_task(self._take_all(poll), name=f"take in readings of {poll.name}")
-        self._replan(poll)
+        self._schedule.plan(poll)
         return True
 
     async def _take_all(self, poll: StreamPoll) -> None:
-        while poll.received and self._readings.follows(poll):
+        while poll.received and self._schedule.follows(poll):
             received = poll.received.popleft()
             if isinstance(received.shown, ConsumersReading):
                 await self._take(poll, received, received.shown)
@@ -61,7 +61,7 @@ class ReceivedReadings:
                 base = poll.plan.crossings.base_of(received.base)
                 self._readings.take_single(poll, received.shown, base, received.asked_at)
             self._rounds.tried(poll.name)
-        self._replan(poll)
+        self._schedule.plan(poll)
 
     async def _take(self, poll: StreamPoll, received: Received, reading: ConsumersReading) -> None:
         at = answer_time(received.asked_at, received.sent_at, reading.took)

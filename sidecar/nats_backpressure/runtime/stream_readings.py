@@ -24,6 +24,7 @@ from nats_backpressure.runtime.observations import (
 )
 from nats_backpressure.runtime.ports import Clock, Observer
 from nats_backpressure.runtime.reading_rounds import ReadingRounds
+from nats_backpressure.runtime.reading_schedule import ReadingSchedule
 from nats_backpressure.runtime.shared_reading import SharedReading
 from nats_backpressure.runtime.slices import Slices
 from nats_backpressure.runtime.stream_poll import StreamPoll
@@ -40,40 +41,35 @@ FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 class StreamReadings:
     """Reads streams, whole or consumer by consumer, and takes in what was read: samples, absences and gone streams.
 
-    After each reading the stream is planned again by `replan`. A stream with nothing left to follow leaves `polls`."""
+    After each reading the stream is planned again. A stream with nothing left to follow leaves the schedule."""
 
     def __init__(
         self,
         observer: Observer,
         clock: Clock,
         intake: Intake,
-        polls: dict[str, StreamPoll],
+        schedule: ReadingSchedule,
         rounds: ReadingRounds,
+        shared: SharedReading,
         *,
         count: Callable[[str], None],
         on_read: Callable[[float], None],
-        replan: Callable[[StreamPoll], None],
-        shared: SharedReading,
     ) -> None:
         self._observer, self._clock, self._intake, self._registry = observer, clock, intake, intake.registry
-        self._polls, self._rounds, self._count, self._on_read, self._replan = polls, rounds, count, on_read, replan
-        self._shared = shared
+        self._schedule, self._rounds, self._shared = schedule, rounds, shared
+        self._count, self._on_read = count, on_read
         self.tasks: asyncio.TaskGroup | None = None
         """Where members that lists leave out are read beside them; None before the poller runs."""
-
-    def follows(self, poll: StreamPoll) -> bool:
-        """Whether there is anything left to follow in it."""
-        return self._polls.get(poll.name) is poll
 
     async def list(self, poll: StreamPoll) -> None:
         try:
             await self.attempt(poll)
         finally:
             poll.listing_since = math.inf
-        if poll.name in self._polls:
+        if poll.name in self._schedule.polls:
             self.wake_absent(poll)
             self._read_silent(poll)
-            self._replan(poll)
+            self._schedule.plan(poll)
 
     def wake_absent(self, poll: StreamPoll) -> None:
         """Have the stream listed soon if members are absent."""
@@ -98,7 +94,7 @@ class StreamReadings:
             done = not stream.watched and not self._registry.members(name)
         if done:
             log.info("stream.gone", stream=name)
-            del self._polls[name], self._registry.streams[name]
+            del self._schedule.polls[name], self._registry.streams[name]
             self._shared.forget(name)
         self._rounds.tried(name)
         return not done
@@ -150,7 +146,7 @@ class StreamReadings:
         finally:
             poll.reading = False
         self._rounds.tried(poll.name)
-        self._replan(poll)
+        self._schedule.plan(poll)
 
     async def take_some(self, poll: StreamPoll, reading: ConsumersReading, base: Base, asked_at: float) -> None:
         """Take in a reading of some consumers."""
@@ -248,7 +244,7 @@ class StreamReadings:
             else:
                 self.take_single(poll, sample, base, asked_at)
         self._forget_uncounted(poll)
-        self._replan(poll)
+        self._schedule.plan(poll)
 
     def take_single(self, poll: StreamPoll, sample: Sample, base: Base, asked_at: float) -> None:
         """Take in a consumer that was read by itself because lists left it out."""
