@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.core.signals import data_loss
-from nats_backpressure.core.signals.data_loss import CHECKPOINTS, LossAccount
+from nats_backpressure.core.signals.data_loss import LossAccount
+from nats_backpressure.core.signals.loss_checkpoints import CHECKPOINTS
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from tests.fakes.observer import FakeJetStream
@@ -336,7 +337,7 @@ def accounts(steps: list[Step]) -> list[tuple[int, bool, bool, object]]:
 @given(steps)
 def test_what_is_computed_only_where_it_may_have_changed_is_never_out_of_date(steps: list[Step]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_loss, "_same_kind", lambda *one: False)
+        patch.setattr(data_loss, "is_same_kind", lambda *one: False)
         expected = accounts(steps)
     assert accounts(steps) == expected
 
@@ -348,7 +349,7 @@ def test_checkpoints_are_bounded() -> None:
         world.do("publish", "s.a", 2, False)
         world.do("wait", 1.0)
         world.read()
-        assert len(world.losses["a"]._checkpoints) <= CHECKPOINTS
+        assert len(world.losses["a"]._checkpoints.points) <= CHECKPOINTS
 
 
 def loses(retention: Retention, *ops: tuple[Any, ...], waiting: int = 40, filter_: str = "a") -> World:
