@@ -22,7 +22,7 @@ def _all(results: Results | None) -> dict[str, Figure]:
 def times_the_aim(figure: Figure) -> float | None:
     """1 is the aim, 2 twice as bad, 0.5 twice as good; None without an aim or a value."""
     value = figure.compared
-    if figure.aim is None or value is None or not math.isfinite(value):
+    if figure.aim is None or figure.aim <= 0 or value is None or not math.isfinite(value):
         return None
     low = 0.01 * figure.aim  # a value of nothing still has a place on the scale
     return figure.aim / max(value, low) if figure.more_is_better else max(value, low) / figure.aim

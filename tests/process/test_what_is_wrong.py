@@ -14,7 +14,7 @@ from msgspec import Struct
 from tests.conftest import StartServer
 from tests.support.router import CONSUMER, prepare
 from tests.support.servers import NatsServer
-from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, eventually
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire, eventually
 
 WITHIN = 30.0
 """Seconds for a warning: 5, and what a busy machine adds."""
@@ -292,3 +292,28 @@ async def test_an_import_without_the_buckets_is_a_warning(start_server: StartSer
             said = await line(sidecar, "stage.failing", lambda each: True, stage=stage)
             assert said["error"] == f"team.js.{KEY}.{key}: no reply in time"
             assert said["hint"].startswith("import the buckets of that account too")
+
+
+async def test_a_start_without_the_events_stream_evaluates_and_publishes_once_it_is_there(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = await start_server(ALL)
+    await add_router(server, ALL)
+    async with await nats.connect(server.url, user="admin", password="a") as nc:
+        js, wire = nc.jetstream(), await Wire(nc).listen()
+        sidecar = sidecar_of(tmp_path, server, ALL)
+        async with sidecar:
+            await sidecar.observing()
+        events = (await js.stream_info("BACKPRESSURE_EVENTS")).config
+        await js.delete_stream("BACKPRESSURE_EVENTS")
+        sidecar.configure(UNHURRIED | {"publish": {"manage_resources": False}})
+        async with sidecar:
+            await sidecar.observing()
+            for _ in range(2000):
+                await nc.publish(SUBJECT, b"x")
+            await wire.status(status="warning", reasons=["pending"])
+            said = await line(sidecar, "stage.failing", lambda each: True, stage="events stream")
+            assert "is missing" in said["error"] and "learn of no change" in said["cost"]
+            await js.add_stream(events)
+            assert (await wire.event("backpressure_warning", seconds=60))["seq"] == 1
+            await line(sidecar, "stage.works", lambda each: True, stage="events stream")

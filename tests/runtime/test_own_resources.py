@@ -14,9 +14,10 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime import slices
+from nats_backpressure.runtime.failures import AFTER, Failures
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.own_resources import OwnResources
-from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.ports import EventsUnavailable, Unavailable
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock, settled
 
@@ -27,17 +28,27 @@ OURS = (STATE, NAMES.events_stream, f"KV_{NAMES.policy_bucket}")
 
 class World:
     def __init__(self) -> None:
-        self.created = 0
+        self.created, self.clock = 0, FakeClock()
+        self.problem: Unavailable | None = Unavailable("not now")
+        self.failures = Failures(self.clock)
         self.fed: list[tuple[str, Input]] = []
         policies = ActivePolicies((), Guard(), False)
-        registry = SubjectRegistry(Settings(), FakeClock(), policies, "w", lambda effects: None)
+        registry = SubjectRegistry(Settings(), self.clock, policies, "w", lambda effects: None)
         registry.get_or_create("s")
         registry.feed = lambda subject, input_: self.fed.append((subject, input_))  # type: ignore[method-assign]
-        self.resources = OwnResources(NAMES, registry, FakeClock(), self.ensure)
+        self.resources = OwnResources(NAMES, registry, self.clock, self.ensure, self.failures)
 
     async def ensure(self) -> None:
         self.created += 1
-        raise Unavailable("not now")
+        if self.problem is not None:
+            raise self.problem
+
+    def failing(self) -> list[str]:
+        """The stages that are said to fail."""
+        self.clock.advance(AFTER)
+        with capture_logs() as lines:
+            self.failures.report()
+        return [line["stage"] for line in lines if line["event"] == "stage.failing"]
 
     async def list(self, *lists: dict[str, str], complete: bool = True) -> None:
         """Each list has streams with the times at which they were created."""
@@ -69,6 +80,37 @@ async def test_in_an_incomplete_list_nothing_is_missing() -> None:
     world = World()
     await world.list({}, complete=False)
     assert world.created == 0
+
+
+async def test_a_start_waits_for_the_state_bucket_and_not_for_the_events_stream() -> None:
+    world = World()
+    with pytest.raises(Unavailable):
+        await world.resources.ensure()
+    assert world.failing() == ["resources"]
+    world.problem = EventsUnavailable("no leader")
+    await world.resources.ensure()
+    assert world.failing() == ["events stream"]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_an_events_stream_that_could_not_be_had_is_tried_again_after_every_list(complete: bool) -> None:
+    world = World()
+    world.problem = EventsUnavailable("no leader")
+    await world.resources.ensure()
+    await world.list(ALL, complete=complete)
+    assert (world.created, world.failing()) == (2, ["events stream"])
+    world.problem = None
+    await world.list(ALL, ALL, complete=complete)
+    assert (world.created, world.failing()) == (3, [])
+
+
+async def test_a_bucket_that_is_deleted_later_is_not_said_to_stop_the_reading() -> None:
+    world = World()
+    world.problem = None
+    await world.resources.ensure()
+    world.problem = Unavailable("may not be created")
+    await world.list({})
+    assert world.failing() == ["state bucket"]
 
 
 async def test_others_have_turns_while_many_states_are_written_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def cost_without(facts: Facts, stream: OwnStream) -> str:
     if stream.optional:
         return "its policies and overrides cannot be changed; after a start only the policies of the file are in force"
     if stream.name == Names(facts.settings.name).events_stream:
-        return f"{EVENTS_UNSENT}; a sidecar that starts meanwhile reads nothing"
+        return f"{EVENTS_UNSENT}; subjects without a stored state get none meanwhile"
     return NOT_STORED
 
 

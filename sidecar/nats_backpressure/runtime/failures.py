@@ -32,6 +32,8 @@ NOTHING = "no stream is read, and no request is answered"
 COSTS: Final = {
     "resources": NOTHING,
     "load states": NOTHING,
+    "state bucket": "changes of all subjects are neither stored nor published; answers are marked stale",
+    "events stream": "those who wait for events learn of no change; the stored states are right",
     "list streams": "statuses become stale, then unknown; after that no gateway is held back",
     "read consumers": "the subjects of these streams become stale, then unknown; then no gateway is held back for them",
     "heartbeat": "clients that watch take the sidecar for stopped, and open",

@@ -25,6 +25,10 @@ class TooLarge(Unavailable):
     """It does not fit through the connection or into the stream: a retry of the same does not help."""
 
 
+class EventsUnavailable(Unavailable):
+    """There is no events stream, and all else is there."""
+
+
 class StreamGone(Exception):
     """The server answered that the stream does not exist (404, 10059)."""
 

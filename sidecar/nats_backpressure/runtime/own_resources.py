@@ -12,7 +12,7 @@ from nats_backpressure.core.subject.inputs import RecordMissing
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.observations import StreamsReading
-from nats_backpressure.runtime.ports import Clock, Unavailable
+from nats_backpressure.runtime.ports import Clock, EventsUnavailable, Unavailable
 from nats_backpressure.runtime.slices import Slices
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 
@@ -32,7 +32,7 @@ class OwnResources:
         ensure: Callable[[], Awaitable[None]],
         failures: Failures | None = None,
     ) -> None:
-        self._names, self._registry, self._clock, self.ensure = names, registry, clock, ensure
+        self._names, self._registry, self._clock, self._ensure = names, registry, clock, ensure
         self._failures = failures or Failures(clock)
         self._state = f"KV_{names.state_bucket}"
         self._costs = {
@@ -42,6 +42,7 @@ class OwnResources:
             "settings file are in force",
         }
         self._needed = self._costs.keys()
+        self._started = self._without_events = False
         self._created: dict[str, str] = {}
         """When each of ours was created that was there last."""
         self._tasks: asyncio.TaskGroup
@@ -54,6 +55,8 @@ class OwnResources:
     def check(self, reading: StreamsReading) -> None:
         """A list of streams was read. What is another one than before is logged; into a new state bucket every state is
         written again."""
+        if self._without_events:
+            self._start_creating()
         if not reading.complete:
             return
         listed = {look.name: look.created for look in reading.looks}
@@ -63,8 +66,8 @@ class OwnResources:
                 if name == self._state:
                     self._tasks.create_task(self._write_again(), name="write all states again")
             self._created[name] = listed[name]
-        if not listed.keys() >= self._needed and (self._ensuring is None or self._ensuring.done()):
-            self._ensuring = self._tasks.create_task(self._create(), name="ensure resources")
+        if not listed.keys() >= self._needed:
+            self._start_creating()
 
     async def _write_again(self) -> None:
         slices = Slices(self._clock)
@@ -72,9 +75,27 @@ class OwnResources:
             self._registry.feed(subject, RecordMissing(recreated=True))
             await slices.pause()
 
+    def _start_creating(self) -> None:
+        if self._ensuring is None or self._ensuring.done():
+            self._ensuring = self._tasks.create_task(self._create(), name="ensure resources")
+
     async def _create(self) -> None:
         try:
-            with self._failures.stage("resources"):
-                await self.ensure()
+            await self.ensure()
         except Unavailable as error:
             log.debug("resources.unavailable", error=str(error))
+
+    async def ensure(self) -> None:
+        """Create what is missing. Raises Unavailable while there is no state bucket; everything but publishing works
+        without an events stream."""
+        began = self._clock.now().mono
+        with self._failures.stage("state bucket" if self._started else "resources"):
+            try:
+                await self._ensure()
+            except EventsUnavailable as error:
+                self._failures.failed("events stream", error, since=began)
+                self._without_events = True
+            else:
+                self._failures.works("events stream")
+                self._without_events = False
+        self._started = True

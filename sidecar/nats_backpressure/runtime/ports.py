@@ -16,7 +16,13 @@ from nats_backpressure.policy.snapshot import PolicySnapshot
 from nats_backpressure.protocol import messages
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
-from nats_backpressure.runtime.observations import ConsumersReading, StreamsReading, TooLarge, Unavailable
+from nats_backpressure.runtime.observations import (
+    ConsumersReading,
+    EventsUnavailable,
+    StreamsReading,
+    TooLarge,
+    Unavailable,
+)
 from nats_backpressure.runtime.stored_events import CachedEvent, EventPage, EventQuery, LastEvent
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "Conflict",
     "EventPublisher",
     "EventReader",
+    "EventsUnavailable",
     "Observer",
     "PolicyStore",
     "PublishConflict",

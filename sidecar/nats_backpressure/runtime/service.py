@@ -115,8 +115,7 @@ class Service:
         """Start from what is stored: without it a restart would publish everything again."""
         for delay in backoff(self._clock, FIRST_RETRY, LAST_RETRY):
             try:
-                with self._failures.stage("resources"):
-                    await self._resources.ensure()
+                await self._resources.ensure()
                 with self._failures.stage("load states"):
                     stored = await self._store.load_all()
                 break

@@ -15,7 +15,7 @@ from nats_backpressure.adapters.nats.own_streams import command, differences
 from nats_backpressure.adapters.nats.remedies import remedy
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.config.nats import Nats
-from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.ports import EventsUnavailable, Unavailable
 from tests.simulations.stored_samples import NAMES, Requests, real
 
 WANTED = {"subjects": ["a.>"], "num_replicas": 1, "max_msgs_per_subject": 1, "allow_rollup_hdrs": True}
@@ -44,6 +44,25 @@ async def test_without_the_right_to_manage_nothing_is_made(nc: Client) -> None:
     missing = [line["make_it"].split()[:3] for line in logs if line["event"] == "resources.missing"]
     assert missing == [["nats", "stream", "add"], ["nats", "kv", "add"], ["nats", "kv", "add"]], "all of them at once"
     assert await nc.jetstream().streams_info() == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "only_events"), [(NAMES.events_stream, True), (f"KV_{NAMES.state_bucket}", False)]
+)
+async def test_an_events_stream_that_is_missing_alone_is_an_error_of_its_own(
+    nc: Client, missing: str, only_events: bool
+) -> None:
+    await resources(nc).ensure()
+    await nc.jetstream().delete_stream(missing)
+    with pytest.raises(Unavailable, match=f"{missing} is missing") as raised:
+        await resources(nc, manage=False).ensure()
+    assert isinstance(raised.value, EventsUnavailable) is only_events
+
+
+async def test_without_an_answer_nothing_is_said_of_the_policy_bucket(nc: Client) -> None:
+    with capture_logs() as logs, pytest.raises(Unavailable):
+        await Resources(JetStreamApi(Requests(nc), "nowhere.>"), NAMES, 1, 604_800, True).ensure()
+    assert logs == []
 
 
 def test_the_line_that_makes_it_names_everything() -> None:
@@ -87,8 +106,9 @@ async def test_what_cannot_be_created_says_what_to_do_about_it(nc: Client) -> No
     js = JetStreamApi(Requests(nc))
     with capture_logs() as logs, pytest.raises(Unavailable):
         await Resources(js, NAMES, 3, 604_800, True, partial(remedy, Nats())).ensure()
-    (line,) = [line for line in logs if line["event"] == "resources.refused"]
-    assert "set publish.replicas to 1" in line["hint"]
+    refused = [line for line in logs if line["event"] == "resources.refused"]
+    assert [line["stream"] for line in refused] == [NAMES.events_stream, f"KV_{NAMES.state_bucket}"]
+    assert all("set publish.replicas to 1" in line["hint"] for line in refused)
 
 
 async def test_a_bucket_with_a_max_age_is_logged_once(nc: Client) -> None:

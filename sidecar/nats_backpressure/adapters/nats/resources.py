@@ -11,7 +11,7 @@ from msgspec import Struct
 from nats_backpressure.adapters.nats import own_streams
 from nats_backpressure.adapters.nats.api import ApiError, JetStreamApi
 from nats_backpressure.protocol.subjects import Names
-from nats_backpressure.runtime.ports import Unavailable
+from nats_backpressure.runtime.ports import EventsUnavailable, Unavailable
 from nats_backpressure.runtime.tasks import Once
 
 log = structlog.get_logger()
@@ -38,26 +38,30 @@ class Resources:
         """`remedy` returns what to do about an error."""
         self._remedy = remedy
         self._js, self._names, self._manage = js, names, manage
-        self._wanted = (
-            own_streams.events_stream(names, replicas, max_age),
-            own_streams.bucket(names.state_bucket, replicas),
-        )
+        self._events = own_streams.events_stream(names, replicas, max_age)
+        self._states = own_streams.bucket(names.state_bucket, replicas)
         self._optional = own_streams.bucket(names.policy_bucket, replicas)
         """Without it only the policies of the file are in force."""
         self._logged = Once()
 
     async def ensure(self) -> None:
-        """Create what is missing, and log once how an existing one differs. Raises Unavailable if something cannot be
-        created."""
-        missing: Missing | None = None
-        for wanted in self._wanted:
-            try:
-                await self._ensure(wanted)
-            except Missing as error:  # the others may be missing too: all are logged
-                missing = missing or error
-        await self._ensure_optional()
-        if missing is not None:
-            raise missing
+        """Create what is missing, and log once how an existing one differs. Raises Unavailable without a state bucket,
+        EventsUnavailable without an events stream alone."""
+        no_events, no_states = await self._problem(self._events), await self._problem(self._states)
+        if no_states is None or isinstance(no_states, Missing):
+            await self._ensure_optional()
+        if no_states is not None:
+            raise no_events or no_states  # most often for the same reason
+        if no_events is not None:
+            raise EventsUnavailable(str(no_events))
+
+    async def _problem(self, wanted: dict[str, Any]) -> Unavailable | None:
+        """Why it cannot be had; None where it is there."""
+        try:
+            await self._ensure(wanted)
+        except Unavailable as error:  # the others are tried all the same: whatever is missing is logged
+            return error
+        return None
 
     async def _ensure_optional(self) -> None:
         try:
