@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from msgspec import Struct
 
 from nats_backpressure.client.held_messages import HeldMessages
-from nats_backpressure.client.inbox import Inbox
 from nats_backpressure.client.requests import Answer
 
 GRANT_SECONDS = 1.0
@@ -23,8 +22,7 @@ KEEPS_SIZE = 30.0
 """Seconds without a grant for which the size of the last one holds: that of the sidecar's restart, after which a burst
 would take in flight past its mark."""
 NO_EARLY = 60.0
-"""Seconds in which nothing is asked early after a fetch came before the last message was done, or no ack was confirmed:
-it may be so always, as where no confirmation comes back from JetStream of another account."""
+"""Seconds in which nothing is asked early after a fetch came before the last message was done: it may do so always."""
 
 
 class Grant(Struct, frozen=True):
@@ -45,11 +43,12 @@ class GrantQuestions:
         held: HeldMessages,
         kept: Callable[[], int],
         seconds: float,
-        inbox: Inbox,
     ) -> None:
-        self._decide, self._held, self._kept, self._seconds, self._inbox = decide, held, kept, seconds, inbox
+        self._decide, self._held, self._kept, self._seconds = decide, held, kept, seconds
         self._unused = self._unseen = 0
-        """What is left of the last grant, and what was delivered with a pull that was cancelled, if it was."""
+        """What is left of the last grant, and what may be delivered and is not here: of a pull that was cancelled, or
+        that the server has not answered."""
+        self._unseen_until = -math.inf
         self._size, self._answered_at = 0, -math.inf
         """The last grant that was not 0, and when it was given."""
         self._answered = False
@@ -58,23 +57,27 @@ class GrantQuestions:
         self._no_early_until = -math.inf
 
     async def ask(self, batch: int) -> Grant:
-        return await self._early_grant(batch) or await self._ask(batch)
+        """What may be pulled now."""
+        return await self._early_grant(batch) or await self._counted_grant(batch)
 
     def ask_early(self, batch: int) -> asyncio.Task[Grant] | None:
         """While somebody works on the last message: it is acknowledged before the grant is pulled."""
         may = self._early is None and self._answered and time.monotonic() >= self._no_early_until
-        if may and self._held.look() + self._kept() == 1:
-            self._held.confirm(self._inbox)
-            self._early = asyncio.create_task(self._ask(batch, ahead=1), name="ask early")
+        if may and self._held.acks.answers and self._held.look() + self._kept() == 1:
+            self._early = asyncio.create_task(self._ask_ahead(batch), name="ask early")
             return self._early
         return None
 
     def pulled(self, n: int) -> None:
-        self._unused = max(0, self._unused - n)
+        left = self._unused - n
+        self._unused, self._unseen = max(0, left), max(0, self._unseen + min(0, left))
 
-    def cut_off(self) -> None:
-        """A pull is cancelled: what it was granted may have been delivered, and nobody acknowledges it."""
-        self._unseen, self._unused = self._unused, 0
+    def cut_off(self, n: int | None = None) -> None:
+        """A pull is cancelled, or `n` messages of it are not answered: these may be delivered."""
+        n, now = self._unused if n is None else min(n, self._unused), time.monotonic()
+        if n > 0:
+            self._unseen = n + (self._unseen if now < self._unseen_until else 0)
+            self._unused, self._unseen_until = self._unused - n, now + self._seconds
 
     async def leave(self) -> None:
         """Ask no more, or as a new one: what was granted and not pulled is given back."""
@@ -90,27 +93,42 @@ class GrantQuestions:
         if early is None:
             return None
         await asyncio.wait({early})
-        confirmed = await self._held.is_confirmed()
         if early.cancelled() or not (grant := early.result()).answered:
             return None
         if too_many := self._held.look() + self._kept() + self._held.lost.untold:
             self._no_early_until = time.monotonic() + NO_EARLY
-        elif not confirmed:
-            self._no_early_until = time.monotonic() + NO_EARLY
+        if not await self._held.acks.are_counted():
             return None
         n = min(grant.n, batch) - too_many
         return Grant(n, 0.0, grant.asked_at, True) if n > 0 and self.left(grant) > LEAST_LEFT else None
+
+    async def _ask_ahead(self, batch: int) -> Grant:
+        await self._held.acks.are_counted()  # there is time
+        return await self._ask(batch, ahead=1)
+
+    async def _counted_grant(self, batch: int) -> Grant:
+        """Once the server has counted the acks before, or it may serve the pull first. It counts them while the sidecar
+        answers, which may have granted none because of these."""
+        grant = await self._ask(batch)
+        if grant.answered and not grant.n and self._held.acks.uncounted and await self._held.acks.are_counted():
+            grant = await self._ask(batch)
+        if grant.answered and grant.n and not await self._held.acks.are_counted():
+            return Grant(0, MIN_WAIT, grant.asked_at, True)
+        return grant
 
     def left(self, grant: Grant) -> float:
         """Seconds in which it may be pulled."""
         return grant.asked_at + self._seconds - time.monotonic()
 
     async def _ask(self, batch: int, *, ahead: int = 0, leaving: bool = False) -> Grant:
+        held, uncounted = self._held.look() + self._kept(), 0 if leaving else self._held.acks.uncounted
         asked_at, unused, self._unused = time.monotonic(), self._unused, 0
-        held, self._unseen = self._held.look() + self._kept() + self._unseen, 0
+        held += self._unseen if asked_at < self._unseen_until else 0
         lost = self._held.lost.fields(asked_at)
+        if uncounted:
+            await self._held.acks.ask()  # meanwhile
         decision = await self._decide(
-            max_messages=batch, unused=unused, held=held, ahead=ahead, leaving=leaving, **lost
+            max_messages=batch, unused=unused, held=held + uncounted, ahead=ahead + uncounted, leaving=leaving, **lost
         )
         n, wait = self._grant(decision, batch)
         self._answered = decision.failed_open is None

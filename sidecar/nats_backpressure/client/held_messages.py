@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
@@ -10,11 +9,9 @@ from sys import getrefcount
 
 from nats.aio.msg import Msg
 
-from nats_backpressure.client.inbox import Inbox
+from nats_backpressure.client.counted_acks import CountedAcks
 from nats_backpressure.client.lost_messages import LostMessages
 
-CONFIRM_WAIT = 0.25
-"""Seconds until the server has confirmed an ack, at most; it takes a round trip."""
 MOST_HELD = 65_536
 """Messages that count as held at most; then the oldest do no more."""
 
@@ -29,16 +26,13 @@ ONLY_OURS = _own_references()
 
 
 class HeldMessages:
-    def __init__(self, on_last: Callable[[], None]) -> None:
+    def __init__(self, on_last: Callable[[], None], acks: CountedAcks) -> None:
         """`on_last` is called when all but one may have ended."""
-        self._on_last = on_last
+        self._on_last, self.acks = on_last, acks
         self._messages: deque[Msg] = deque(maxlen=MOST_HELD)
         """As they were when that was last looked at."""
         self._ended = 0
         """How many ended since."""
-        self._confirming: Inbox | None = None
-        """Where the server is to confirm the next ack."""
-        self._confirmed: asyncio.Future[Msg] | None = None
         self.lost = LostMessages()
 
     def __len__(self) -> int:
@@ -55,49 +49,14 @@ class HeldMessages:
         gone = set(map(id, messages))
         self._messages = deque((message for message in self._messages if id(message) not in gone), MOST_HELD)
 
-    def end(self, message: Msg, delay: float | None = None) -> None:
+    def end(self, message: Msg, delay: float | None = None, *, counted: bool = False) -> None:
         """It is acknowledged, or returned; with a `delay` it is lost: it stays in flight until that is over."""
         self._ended += 1
         if delay:
             self.lost.add(message.metadata.num_delivered, time.monotonic(), delay)
+        elif not counted:
+            self.acks.add(message.reply)
         self._tell()
-
-    def confirm(self, inbox: Inbox) -> None:
-        """Have the server say when it has counted the next ack: one that is sent before a pull may be counted after
-        it."""
-        self._forget_confirmation()
-        self._confirming = inbox
-
-    async def is_confirmed(self) -> bool:
-        """Whether it has; waits for it, CONFIRM_WAIT at most."""
-        try:
-            if self._confirmed is not None:
-                await asyncio.wait({self._confirmed}, timeout=CONFIRM_WAIT)
-            return self._confirmed is not None and self._confirmed.done()
-        finally:
-            self._forget_confirmation()
-
-    def _forget_confirmation(self) -> None:
-        if self._confirmed is not None:
-            self._confirmed.cancel()
-        self._confirming = self._confirmed = None
-
-    async def acknowledge(self, message: Msg) -> None:
-        """Raises what a publish raises."""
-        if self._confirming is None or not self._confirming.is_open or self._confirmed is not None:
-            await Msg.ack(message)
-        else:
-            message._check_reply()
-            self._confirmed = await self._confirming.send(message.reply)
-            message._ackd = True
-        self.end(message)
-
-    def note_confirmed(self, message: Msg, answer: Msg) -> None:
-        """The server has confirmed it to who acknowledged it."""
-        if self._confirming is not None and self._confirmed is None:
-            self._confirmed = asyncio.get_running_loop().create_future()
-            self._confirmed.set_result(answer)
-        self.end(message)
 
     def look(self) -> int:
         """Forget the messages that are acknowledged, and those that nobody but us has any more. Returns how many are
@@ -113,6 +72,10 @@ class HeldMessages:
                 self._messages.append(message)
         return len(self._messages)
 
+    def is_last(self) -> bool:
+        """Whether no other message is held, as far as known."""
+        return len(self._messages) - self._ended <= 1
+
     def _tell(self) -> None:
         if len(self._messages) - self._ended == 1:
             self._on_last()
@@ -124,11 +87,17 @@ class HeldMessage(Msg):
     _holder: HeldMessages
 
     async def ack(self) -> None:
-        await self._holder.acknowledge(self)
+        if last := self._holder.is_last():
+            await self._holder.acks.acknowledge(self)
+        else:
+            await super().ack()
+        self._holder.end(self, counted=last)
 
     async def ack_sync(self, timeout: float = 1) -> Msg:
+        before = self._holder.acks.sent
         answer = await super().ack_sync(timeout)
-        self._holder.note_confirmed(self, answer)
+        self._holder.acks.count(before)
+        self._holder.end(self, counted=True)
         return answer
 
     async def nak(self, delay: float | None = None) -> None:

@@ -15,6 +15,7 @@ from nats.js.api import ConsumerInfo
 from nats.js.errors import FetchTimeoutError
 
 from nats_backpressure.client.client import CLOSE_TIMEOUT, BackpressureClient
+from nats_backpressure.client.counted_acks import CountedAcks
 from nats_backpressure.client.grant_questions import GRANT_SECONDS, GrantQuestions
 from nats_backpressure.client.held_messages import HeldMessages
 from nats_backpressure.client.inbox import Inbox
@@ -55,7 +56,8 @@ class PullGate:
         self._turn = asyncio.Lock()
         client.leave_at_close(self)
         self._inbox = Inbox(subscription._nc)
-        self._pulls, self._held = Pulls(subscription, batch_wait), HeldMessages(on_last=self._ask_early)
+        self._pulls = Pulls(subscription, batch_wait)
+        self._held = HeldMessages(self._ask_early, CountedAcks(self._inbox))
         decide = partial(
             client.decide,
             subject,
@@ -64,7 +66,7 @@ class PullGate:
             consumer=consumer or subscription._consumer,
             inbox=self._inbox,
         )
-        self._questions = GrantQuestions(decide, self._held, lambda: self._pulls.kept, grant_seconds, self._inbox)
+        self._questions = GrantQuestions(decide, self._held, lambda: self._pulls.kept, grant_seconds)
         self._batch, self._returned, self._returned_at = 0, 0, -math.inf
         """The last fetch: what it asked for, how many it returned, and when."""
         self._per_message = math.inf
@@ -185,7 +187,11 @@ class PullGate:
             self._client.stats.count("held_back", self._subject)
             return [], grant.wait
         left = min(deadline - time.monotonic(), self._questions.left(grant))
-        return (await self._pulls.pull(grant.n, left) if left > 0 else []), 0.0
+        if left <= 0:
+            return [], 0.0
+        messages = await self._pulls.pull(grant.n, left)
+        self._questions.cut_off(self._pulls.unanswered)
+        return messages, 0.0
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not once a late message is here."""

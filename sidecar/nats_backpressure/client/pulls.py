@@ -9,9 +9,9 @@ from nats.js import JetStreamContext
 from nats.js.api import Header, StatusCode
 
 BATCH_WAIT = 0.02
-"""Seconds that the server has to say what is there; what it sends later is late."""
+"""Seconds after a message in which the next one must come; later it is late."""
 TAKEN_WITHIN = 0.005
-"""Seconds in which the server sends what it has. It does not end such a pull before, where it has less."""
+"""Seconds in which the server takes what it has. It does not end such a pull before, where it has less."""
 LATE_WAIT = 1.0
 """Seconds to take what is here already, or on its way: a bound that nothing reaches."""
 
@@ -24,6 +24,8 @@ class Pulls:
         self._kept: list[Msg] = []
         self._more = False
         """Whether others waited behind the last message that came."""
+        self.unanswered = 0
+        """Of the last pull: how many messages the server may have sent that are not here yet. It is slow at times."""
 
     @property
     def kept(self) -> int:
@@ -54,11 +56,12 @@ class Pulls:
 
     async def pull(self, n: int, timeout: float) -> list[Msg]:
         """Up to `n` messages, as soon as one is there; none after `timeout` seconds. Raises what `fetch` does."""
-        messages = await self.late(n)
+        messages, self.unanswered = await self.late(n), 0
+        end = time.monotonic() + timeout
         try:
             # In calm the first request would be a round trip for nothing.
             if not messages and (n == 1 or not self._more or await self._take(n, timeout, messages)):
-                await self._wait_for_first(n, timeout, messages)
+                await self._wait_for_first(n, end - time.monotonic(), messages)
         except BaseException:  # the next one returns what is here already
             self.keep(messages)
             raise
@@ -67,6 +70,8 @@ class Pulls:
 
     async def _wait_for_first(self, n: int, timeout: float, messages: list[Msg]) -> None:
         """And take what else is there: fetch(n) would hold back the first until all came or its time is over (2.16)."""
+        if timeout <= 0:
+            return
         try:
             messages += await self._subscription.fetch(1, timeout=timeout)
         except TimeoutError:  # nats.errors.TimeoutError is one; fetch raises both
@@ -81,30 +86,30 @@ class Pulls:
         # Without an end it would stay at the server where the consumer is at its cap, and be served at any time.
         request, most = b'{"batch":%d,"no_wait":true,"expires":%d}' % (n, 1e9 * TAKEN_WITHIN), len(messages) + n
         await self._subscription._nc.publish(self._subscription._nms, request, self._subscription._deliver)
-        end = (began := time.monotonic()) + timeout
-        until = min(end, began + TAKEN_WITHIN + self._batch_wait)
-        while len(messages) < most and (left := until - time.monotonic()) > 0:
+        until = end = time.monotonic() + timeout
+        while (missing := most - len(messages)) and (left := until - time.monotonic()) > 0:
             try:
                 message = await self._subscription._sub.next_msg(timeout=left)
             except TimeoutError:
-                return not messages
+                break
             if (status := JetStreamContext.is_status_msg(message)) is None:
                 messages.append(message)
                 until = min(end, time.monotonic() + self._batch_wait)
-            elif status == StatusCode.NO_MESSAGES:
+            elif status == StatusCode.NO_MESSAGES or _unsent(message) == missing:
                 return not messages
-            elif messages:  # the end of this pull, or else what comes still is late
-                return False
-            elif not _is_timeout(message):
+            elif _unsent(message) is None:  # else it ends an earlier pull
                 JetStreamContext._is_processable_msg(status, message)  # raises for an error that stays
                 return False
-        return not messages
+        self.unanswered = missing  # so another pull would take more than is granted
+        return False
 
 
-def _is_timeout(message: Msg) -> bool:
-    """Whether this ends a pull that waited: this one, or an earlier one."""
+def _unsent(message: Msg) -> int | None:
+    """How many messages the pull still waited for that this ends by its time; None for another end."""
     headers = message.headers or {}
-    return headers.get(Header.STATUS) == StatusCode.REQUEST_TIMEOUT and "Nats-Pending-Messages" in headers
+    unsent = headers.get("Nats-Pending-Messages", "")
+    ends = headers.get(Header.STATUS) == StatusCode.REQUEST_TIMEOUT and unsent.isdecimal()
+    return int(unsent) if ends else None
 
 
 def _others_wait(message: Msg) -> bool:

@@ -1,0 +1,171 @@
+"""A pull gate, and a server that is slow to count acks or to answer pulls: it does each beside the others."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.errors import TimeoutError as NatsTimeoutError
+
+from nats_backpressure.client import BackpressureClient, PullGate
+from tests.client.test_pull_gate import Subscription, always_early, grants, publish, subscription
+from tests.simulations.decision_service import FakeDecisionService
+from tests.simulations.state_bucket import SUBJECT, wait_until
+
+__all__ = ["always_early", "subscription"]
+
+
+@pytest.fixture(autouse=True)
+def any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow; nothing is asked early, except with `always_early`."""
+    monkeypatch.setattr("nats_backpressure.client.counted_acks.WAIT", 30.0)
+    monkeypatch.setattr("nats_backpressure.client.pull_gate.EARLY_BELOW", -1.0)
+
+
+async def slow_acks(nc: Client, message: Msg) -> NatsSubscription:
+    """What is sent about this message comes here, and not to the server."""
+    message.reply = "slow.acks"
+    return await nc.subscribe("slow.acks")
+
+
+async def hold_one(gate: PullGate) -> Msg:
+    """A message of a gate whose first one the server has counted."""
+    await (await gate.fetch(1))[0].ack()
+    return (await gate.fetch(1))[0]
+
+
+@pytest.mark.parametrize("end", ["ack", "term", "nak"])
+async def test_nothing_is_pulled_before_the_server_has_counted_the_acks_and_the_sidecar_knows_of_it(
+    client: BackpressureClient, nc: Client, subscription: Subscription, end: str
+) -> None:
+    """Else the server may serve the pull first, or that of another worker which is granted the room."""
+    await publish(nc, 3)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(1)) as service:
+        acks = await slow_acks(nc, message := await hold_one(gate))
+        await getattr(message, end)()
+        pulls, asked = await nc.subscribe(subscription._nms), len(service.requests)
+        fetching = asyncio.create_task(gate.fetch(1))
+        while not (question := await acks.next_msg(timeout=30)).reply:
+            pass
+        assert question.data in (b"", b"+WPI"), "anything else would end a message that comes again"
+        await wait_until(lambda: len(service.requests) > asked, "a question meanwhile")
+        assert [service.requests[-1][1][each] for each in ("held", "ahead")] == [1, 1]
+        with pytest.raises(NatsTimeoutError):
+            await pulls.next_msg(timeout=0.3)
+        await question.respond(b"")
+        assert len(await fetching) == 1
+        assert len(service.requests) == asked + 1
+
+
+async def test_where_nothing_is_granted_because_of_acks_it_asks_again_once_these_are_counted(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    """Where there are more workers than the mark, what a worker acknowledges may be for another."""
+    await publish(nc, 3)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(1, 0, 1, wait_ms=30_000)) as service:
+        await (await gate.fetch(1))[0].ack()
+        assert len(await gate.fetch(1, timeout=20)) == 1
+    assert [(each["held"], each["ahead"]) for _, each in service.requests] == [(0, 0), (1, 1), (0, 0)]
+
+
+async def test_while_acks_are_not_counted_nothing_is_pulled_and_the_server_is_asked_again(
+    client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(nc, 3)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(1)) as service:
+        acks = await slow_acks(nc, message := await hold_one(gate))
+        await message.ack()
+        monkeypatch.setattr("nats_backpressure.client.counted_acks.WAIT", 0.02)
+        pulls, held_back = await nc.subscribe(subscription._nms), client.stats.held_back
+        with pytest.raises(NatsTimeoutError):
+            await gate.fetch(1, timeout=0.5)
+        assert not pulls.pending_msgs and acks.pending_msgs > 2
+        assert client.stats.held_back > held_back
+        assert service.requests[-1][1]["unused"] == 1
+        assert not gate._inbox._waiting
+
+
+@pytest.mark.usefixtures("always_early")
+async def test_where_the_server_never_answers_acks_are_taken_for_counted(
+    client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As JetStream of another account: each wait would be one for nothing."""
+    await publish(nc, 6)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(2)) as service:
+        messages = await gate.fetch(2)
+        await slow_acks(nc, messages[1])
+        monkeypatch.setattr("nats_backpressure.client.counted_acks.WAIT", 0.02)
+        for message in messages:
+            await message.ack()
+        more, asked = await gate.fetch(2), len(service.requests)
+        acks = await nc.subscribe("$JS.ACK.>")
+        for message in more:
+            await message.ack()
+        await gate.fetch(2)
+        assert [(await acks.next_msg(timeout=30)).reply for _ in range(2)] == ["", ""]
+        assert not acks.pending_msgs
+        assert [(each["held"], each["ahead"]) for _, each in service.requests[asked:]] == [(0, 0)], "none is early"
+
+
+async def test_an_ack_that_was_confirmed_to_the_worker_is_not_asked_about(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    await publish(nc, 4)
+    gate, acks = PullGate(client, subscription, SUBJECT, batch_wait=30), await nc.subscribe("$JS.ACK.>")
+    async with FakeDecisionService(nc, grants(2)):
+        first, last = await gate.fetch(2)
+        await first.ack()
+        await last.ack_sync()
+        await gate.fetch(2)
+        await nc.flush()
+        assert acks.pending_msgs == 2
+
+
+async def slow_pulls(nc: Client, subscription: Subscription) -> NatsSubscription:
+    """Its pulls come here, and not to the server."""
+    subscription._nms = "slow.pulls"
+    return await nc.subscribe("slow.pulls")
+
+
+async def test_a_pull_that_the_server_is_slow_to_answer_is_not_sent_twice(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    """Each would be served in the end: more than was granted."""
+    await publish(nc, 9)
+    gate, server = PullGate(client, subscription, SUBJECT, batch_wait=0.01), subscription._nms
+    async with FakeDecisionService(nc, grants(2)):
+        for message in await gate.fetch(2):
+            await message.ack()
+        pulls = await slow_pulls(nc, subscription)
+        fetching = asyncio.create_task(gate.fetch(2))
+        pull = await pulls.next_msg(timeout=30)
+        with pytest.raises(NatsTimeoutError):
+            await pulls.next_msg(timeout=0.3)
+        await nc.publish(server, pull.data, pull.reply)
+        assert len(await fetching) == 2
+
+
+async def test_what_the_server_may_still_send_is_reported_as_held_and_not_given_back(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    await publish(nc, 9)
+    gate, server = PullGate(client, subscription, SUBJECT, batch_wait=0.01), subscription._nms
+    async with FakeDecisionService(nc, grants(2)) as service:
+        for message in await gate.fetch(2):
+            await message.ack()
+        pulls = await slow_pulls(nc, subscription)
+        with pytest.raises(NatsTimeoutError):
+            await gate.fetch(2, timeout=0.2)
+        with pytest.raises(NatsTimeoutError):
+            await gate.fetch(2, timeout=0.2)
+        assert [service.requests[-1][1][each] for each in ("held", "unused")] == [2, 0]
+        pull = await pulls.next_msg(timeout=30)
+        await nc.publish(server, pull.data, pull.reply)
+        assert len(await gate.fetch(2)) == 2, "late"
