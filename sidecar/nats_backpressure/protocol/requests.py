@@ -116,8 +116,8 @@ class ConsumerRequest(Struct, frozen=True):
         Meta(
             ge=0,
             le=MOST_COUNTED,
-            description="How many of those in `held` the asker acknowledges before it pulls: it may ask while it still "
-            "works on its last one.",
+            description="How many of those in `held` the server will have counted as acknowledged before the asker "
+            "pulls: it may ask while it still works on its last one.",
         ),
     ] = 0
     leaving: Annotated[
