@@ -46,9 +46,7 @@ async def test_without_the_right_to_manage_nothing_is_made(nc: Client) -> None:
     assert await nc.jetstream().streams_info() == []
 
 
-@pytest.mark.parametrize(
-    ("missing", "only_events"), [(NAMES.events_stream, True), (f"KV_{NAMES.state_bucket}", False)]
-)
+@pytest.mark.parametrize(("missing", "only_events"), [(NAMES.events_stream, True), (f"KV_{NAMES.state_bucket}", False)])
 async def test_an_events_stream_that_is_missing_alone_is_an_error_of_its_own(
     nc: Client, missing: str, only_events: bool
 ) -> None:

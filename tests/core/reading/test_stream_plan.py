@@ -22,7 +22,13 @@ from nats_backpressure.core.reading.crossings import SETTLE_SECONDS
 from nats_backpressure.core.reading.due import Due
 from nats_backpressure.core.reading.headroom import headroom
 from nats_backpressure.core.reading.load import EMPTY_INTERVAL, LEAST_SHARE, LIMITED_FACTOR, Load, load_of, own_rate
-from nats_backpressure.core.reading.stream_plan import MISSED_READINGS, SINGLES_LIMIT, SLOW_LIST, StreamPlan
+from nats_backpressure.core.reading.stream_plan import (
+    MISSED_READINGS,
+    SERVER_BURST,
+    SINGLES_LIMIT,
+    SLOW_LIST,
+    StreamPlan,
+)
 from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.policy.schema import InflightRule, PendingRule, Policy
 from nats_backpressure.protocol.timestamps import Now
@@ -206,13 +212,24 @@ class TestSchedule:
     def test_the_server_has_its_share(self) -> None:
         plan = plan_with(room=0)
         plan.start(plan.due(LOAD), 1.0, LOAD)
-        plan.finish(took=0.02, jitter=0.0)
+        plan.finish(took=SERVER_BURST + 0.02, jitter=0.0)
         assert plan.due(LOAD).at == pytest.approx(1.4)
+        plan.start(plan.due(LOAD), 1.4, LOAD)
+        plan.finish(took=0.02, jitter=0.0)
+        assert plan.due(LOAD).at == pytest.approx(1.8), "what was spent beyond it is not spent again"
+
+    def test_one_answer_that_came_late_does_not_end_the_readings_for_a_while(self) -> None:
+        """It took 50 ms on a busy machine: nothing was read for a second, and workers without `held` stood still."""
+        plan = plan_with(room=0)
+        for at, took in ((1.0, 0.001), (1.1, 0.04), (1.2, 0.001)):
+            plan.start(plan.due(LOAD), at, LOAD)
+            plan.finish(took, jitter=0.0)
+            assert plan.due(LOAD).at == pytest.approx(at + BUDGET.min_interval)
 
     def test_what_may_have_crossed_a_mark_does_not_wait_for_what_the_last_list_cost(self) -> None:
         plan = plan_with(room=101)
         plan.start(Due(Level.ALL, 1.0, 0.0), 1.0, LOAD)
-        plan.finish(took=0.02, jitter=0.0)
+        plan.finish(took=SERVER_BURST + 0.02, jitter=0.0)
         plan.add_look(look(1000), 1.15)
         assert plan.due(LOAD).at <= 1.15
         plan.start(plan.due(LOAD), 1.15, LOAD)
@@ -236,7 +253,7 @@ class TestSchedule:
             now = max(now, plan.due(LOAD).at)
             began = now if began is None else began
             if spent:
-                assert spent / BUDGET.server_share <= now - began + longest / BUDGET.server_share + 1e-6
+                assert spent - longest - SERVER_BURST <= (now - began) * BUDGET.server_share + 1e-6
             plan.start(plan.due(LOAD), now, LOAD)
             plan.finish(took, jitter=0.0)
             spent, longest = spent + took, max(longest, took)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
@@ -115,16 +116,24 @@ class OpenGrants:
             if now >= grant.at + UNSEEN_LIFE:
                 grant.ends = min(grant.ends, at)
         oldest = min((grant.at for grant in self._counted if grant.ends > at), default=math.inf)
-        self._delivered = [one for one in self._delivered if one.until >= oldest]
+        old = sum(one.until < oldest for one in self._delivered)
+        for grant, n in self._taken(self._delivered[:old]):
+            grant.n -= n
+        del self._delivered[:old]
         first = self._delivered[0].after if self._delivered else math.inf
         self._counted = [grant for grant in self._counted if grant.ends > at or grant.ends >= first]
         counted = set(map(id, self._counted))
         self._newest = {name: grant for name, grant in self._newest.items() if id(grant) in counted}
 
     def _outstanding(self, at: float) -> int:
+        left = sum(grant.n for grant in self._counted if grant.ends > at)
+        return left - sum(n for grant, n in self._taken(self._delivered) if grant.ends > at)
+
+    def _taken(self, delivered: Sequence[_DeliveredSoFar]) -> Iterator[tuple[_CountedGrant, int]]:
+        """How many of them belong to which grant."""
         ending = sorted(self._counted, key=lambda grant: grant.ends)
         undelivered = [grant.n for grant in ending]
-        for one in self._delivered:
+        for one in delivered:
             n = one.n
             for place, grant in enumerate(ending):
                 if n == 0:
@@ -133,4 +142,4 @@ class OpenGrants:
                     taken = min(n, undelivered[place])
                     undelivered[place] -= taken
                     n -= taken
-        return sum(n for n, grant in zip(undelivered, ending, strict=True) if grant.ends > at)
+                    yield grant, taken

@@ -104,15 +104,17 @@ class GrantTracker:
 
     def _fair_part(self, asked: Asked, target: int, room: int, now: float) -> int:
         """What one requester may have of the room. One that reports what it holds: up to an equal part of the target.
-        Any other: half the room, while another asks. Beside those that report, no more than that with all it was
-        granted since the last reading: one that asks again and again and never pulls would take all of it."""
+        Any other: half the room, while another asks, and no more than such a part. Beside those that report, no more
+        than half with all it was granted since the last reading: one that asks again and again and never pulls would
+        take all of it."""
         alone = self._recent.alone(asked.requester, now)
         if asked.held is not None:
             return min(room, self._requesters.part_of(target, asked.requester, now) - asked.held + asked.ahead)
         if alone:
             return room
         open_grants = self._grants.of(asked.requester) if self._requesters.any_reports(now) else 0
-        return math.ceil((room + open_grants) / 2) - open_grants
+        part = self._requesters.plain_part_of(target, asked.requester, now)
+        return min(part, math.ceil((room + open_grants) / 2) - open_grants)
 
     def _with_ahead(self, asked: Asked, target: int, now: float) -> Asked:
         """Where not all can have a part, who asks before it is done would take the place of one that waits. Who holds

@@ -56,7 +56,7 @@ class Requesters:
     def __init__(self) -> None:
         self._reports: dict[str, _Report] = {}
         """The one that asked least recently first."""
-        self._wanting = Wanting()
+        self._wanting, self._plain_wanting = Wanting(), Wanting()
         self._sum = 0
         self._sums: deque[list[float]] = deque()
         """[time, highest sum] of the slots of the last OTHERS_FOR seconds."""
@@ -79,9 +79,9 @@ class Requesters:
         """The lowest in flight of the readings since all of them were pulled or over: these hold no more."""
         self._new = self._newcomer = ""
         """The one that asks now, if it is not known: without a place, or with that of one that left."""
-        self._parts, self._sure_parts = _CachedParts(), _CachedParts()
-        """The sure ones are those of all whose report counts: what these have is granted without a look at what others
-        grant now."""
+        self._parts, self._plain_parts, self._sure_parts = _CachedParts(), _CachedParts(), _CachedParts()
+        """The plain ones are of all, also of those that report nothing. The sure ones are those of all whose report
+        counts: what these have is granted without a look at what others grant now."""
 
     def ask(self, asked: Asked, reading: Reading, now: float) -> None:
         """A request comes: what was granted before to this requester is pulled or given back."""
@@ -90,6 +90,8 @@ class Requesters:
         self._add_lost(asked, reading, now)
         if held is None:
             self._plain_until = now + PLAIN_FOR
+            if self._plain_wanting.ask(requester, asked.n, 0, asked.unused, now):
+                self._plain_parts.until = -math.inf
             return
         known = self._wanting.is_known(requester, now)
         takes_place = not known and self._wanting.takes_place(now)
@@ -111,6 +113,7 @@ class Requesters:
             self._add_lost(asked, reading, now)
             self._add_gone(asked.held or 0, now, reading, now, reading.ack_wait)
         self._wanting.leave(asked.requester, now)
+        self._plain_wanting.leave(asked.requester, now)
 
     def _add_plain(self, n: int, now: float) -> None:
         if self._plain and now - self._plain[-1][0] < PLAIN_SLOT:
@@ -132,6 +135,7 @@ class Requesters:
         """`n` messages are granted, after `ask`."""
         if (report := self._reports.get(requester)) is None:
             self._add_plain(n, now)
+            self._plain_wanting.grant(requester, n)
         else:
             more = max(0, n - report.ahead)
             report.most, report.ahead = report.most + more, max(0, report.ahead - n)
@@ -164,6 +168,10 @@ class Requesters:
         waits for what another works off slowly. The first time just one: who else asks is not known yet."""
         return 1 if requester == self._new else self._parts.of(target, self._wanting.wants, now).of(requester)
 
+    def plain_part_of(self, target: int, requester: str, now: float) -> int:
+        """How many one may be granted that reports nothing: as many as any other that asks may hold."""
+        return self._plain_parts.of(target, self._all_want, now).of(requester)
+
     def parts_fit(self, target: int, now: float) -> bool:
         """Whether each can have its part of the target at once: there are no more requesters than that."""
         return self._parts.of(target, self._wanting.wants, now).fit
@@ -177,6 +185,9 @@ class Requesters:
         parts = self._sure_parts.of(target, self._reported, now)
         within = parts.fit and all(report.most <= parts.of(name) for name, report in self._reports.items())
         return parts.of(requester) if within else 0
+
+    def _all_want(self, now: float) -> dict[str, int]:
+        return self._plain_wanting.wants(now) | self._wanting.wants(now)
 
     def _reported(self, now: float) -> dict[str, int]:
         return {name: report.wants for name, report in self._reports.items() if now - report.at < REPORT_LIFE}

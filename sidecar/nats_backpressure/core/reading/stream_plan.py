@@ -26,6 +26,9 @@ LIST_SECONDS, SINGLE_SECONDS = 18e-6, 56e-6
 """Server time for each member of a list, and for one consumer read by itself (measured, 2.15.1)."""
 SLOW_LIST = 1.0
 """Seconds; a stream with a list this slow is listed at the longest interval (one dead node of three: 4 s per list)."""
+SERVER_BURST = 0.05
+"""Seconds of its time that the server may spend at once, beyond its share, on answering reads of one stream after it
+spent less: one answer that was late for another reason must not end readings for a second."""
 JITTER = 0.1
 """The share by which a reading of a whole stream may come earlier, so that streams do not stay in step."""
 
@@ -227,8 +230,9 @@ class StreamPlan:
     def finish(self, took: float, jitter: float, *, partial: bool = False) -> None:
         """A reading was answered; `jitter`: a random number from 0 to 1."""
         self.retry, self.jitter, self.answered = 0.0, jitter, True
-        since = max(self.tried_at, self.free_at) if self.ahead else self.tried_at
-        self.free_at = since + min(self.budget.max_interval, took / self.budget.server_share)
+        burst = SERVER_BURST / self.budget.server_share
+        paid_at = max(self.tried_at, self.free_at + burst) + took / self.budget.server_share
+        self.free_at = min(paid_at - burst, max(self.tried_at, self.free_at) + self.budget.max_interval)
         self._measure(took, partial)
 
     def _measure(self, took: float, partial: bool) -> None:
