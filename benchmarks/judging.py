@@ -130,7 +130,7 @@ class World:
         return spent
 
     def take(self, stream: FollowedStream, samples: Sequence[Sample]) -> None:
-        members = self.registry.members(stream.look.name)
+        members = self.registry.members.of_stream(stream.look.name)
         under = {sample.key: self.intake.sample(stream, sample, members.get(sample.key, ())) for sample in samples}
         self.intake.remove_uncounted_members(stream, ReadState(under, (), True))
 

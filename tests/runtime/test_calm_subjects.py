@@ -53,11 +53,18 @@ def test_a_subject_without_a_recent_proof_is_not_calm() -> None:
 
 
 def test_another_state_of_the_subject_is_not_calm_unless_readings_were_only_repeated() -> None:
-    subjects, after = CalmSubjects(stale_after=10.0), replace(CALM)
-    subjects.check(CALM, NOW.mono, NOW)
-    assert not subjects.is_calm(after, NOW.mono)
-    subjects.repeat(CALM, after)
-    assert subjects.is_calm(after, NOW.mono) and subjects.is_at_rest(after)
+    subjects, before = CalmSubjects(stale_after=10.0), replace(CALM, read_at=NOW.mono)
+    subjects.check(before, NOW.mono, NOW)
+    assert not subjects.is_calm(replace(before), NOW.mono)
+    reading = replace(MEMBER.reading, at=Now(NOW.mono + 1.0, NOW.wall + 1.0))
+    after = subjects.repeat(before, [(MEMBER.reading, reading)], reading.at, NOW.mono)
+    assert after is not None and after.members[KEY].reading is reading
+    assert subjects.is_calm(after, NOW.mono) and not subjects.is_calm(before, NOW.mono)
+
+
+def test_readings_of_a_subject_that_is_not_at_rest_are_not_repeated() -> None:
+    subjects, moving = CalmSubjects(stale_after=10.0), replace(CALM, read_at=NOW.mono, must_reload=True)
+    assert subjects.repeat(moving, [(MEMBER.reading, MEMBER.reading)], NOW, NOW.mono) is None
 
 
 def test_nothing_is_kept_of_a_subject_that_is_forgotten() -> None:

@@ -32,11 +32,13 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.record import Record, Writing
 from nats_backpressure.core.subject.state import SubjectState
-from nats_backpressure.policy.schema import Policy
-from nats_backpressure.protocol.values import ConsumerKey, Status
+from nats_backpressure.policy.active import ActivePolicies
+from nats_backpressure.policy.schema import Guard, Policy
+from nats_backpressure.protocol.values import Status
 from nats_backpressure.runtime.effect_runner import ARRIVES_WITHIN, AT_ONCE, LAST_RETRY, EffectRunner
 from nats_backpressure.runtime.followed_streams import FollowedStreams
 from nats_backpressure.runtime.member_index import MemberIndex
+from nats_backpressure.runtime.step_context import StepContexts
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock, settled
 from tests.fakes.stores import FakeEventPublisher, FakeStateStore
@@ -73,7 +75,9 @@ class World:
         self.clock, self.counts = FakeClock(), Counts()
         self.store, self.publisher = FakeStateStore(), FakeEventPublisher()
         self.subjects: dict[str, SubjectState] = {}
-        self.streams = FollowedStreams(MemberIndex(), self.clock, Observe())
+        members, policies = MemberIndex(), ActivePolicies((), Guard(), False)
+        self.streams = FollowedStreams(members, self.clock, Observe())
+        self.contexts = StepContexts(policies, self.streams, members, Observe(), "w")
         self.publishes(event(1))
         self.fed: list[Input] = []
         self.runner = EffectRunner(
@@ -92,9 +96,6 @@ class World:
 
     def feed(self, subject: str, input_: Input) -> None:
         self.fed.append(input_)
-
-    def unwatched_members(self, record: Record) -> frozenset[ConsumerKey]:
-        return frozenset()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[EffectRunner]:

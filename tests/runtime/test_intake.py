@@ -50,7 +50,7 @@ class World:
     def read(self, key: ConsumerKey = KEY, **parts: Any) -> tuple[str, ...]:
         """Take in a sample of a consumer, with these parts of it changed."""
         self.stream.look = self.js.look("S")
-        members_of = self.registry.members("S").get(key, ())
+        members_of = self.registry.members.of_stream("S").get(key, ())
         return self.intake.sample(self.stream, replace(self.js.sample(key), **parts), members_of)
 
     def configure(self, **config: Any) -> None:

@@ -124,16 +124,16 @@ class TestDiscovery:
         async with world.running():
             world.js.delete_stream("S")
             await world.clock.run(LEAST)
-            assert list(world.registry.streams) == ["S"] and world.registry.members("S")
+            assert list(world.registry.streams) == ["S"] and world.registry.members.of_stream("S")
             await world.clock.run(5)
-            assert not world.registry.streams and not world.registry.members("S")
+            assert not world.registry.streams and not world.registry.members.of_stream("S")
 
     async def test_members_that_only_the_store_knows_are_looked_for_and_taken_out(self) -> None:
         world = World(WatchEntry("S"))
         world.registry.join("old", ConsumerKey("GONE", "c"))
         async with world.running():
             assert "consumers GONE" in world.js.asked
-            assert not world.registry.streams and not world.registry.members("GONE")
+            assert not world.registry.streams and not world.registry.members.of_stream("GONE")
 
 
 class TestPace:
@@ -393,7 +393,7 @@ class TestSingly:
             world.js.incomplete = True  # so that the list alone proves nothing
             world.js.delete_consumer(ConsumerKey("S", "a"))
             await world.clock.run(3 * MOST)
-            assert set(world.registry.members("S")) == {ConsumerKey("S", "b")}
+            assert set(world.registry.members.of_stream("S")) == {ConsumerKey("S", "b")}
 
     async def test_one_that_a_list_lacks_is_looked_for_again_soon_though_all_others_rest(self) -> None:
         world = World()
@@ -402,7 +402,7 @@ class TestSingly:
             await world.clock.run(SETTLE_SECONDS + 3 * MOST)
             world.js.delete_consumer(ConsumerKey("S", "a"))  # a look shows that there are fewer
             await world.clock.run(2 * LEAST + 2 * QUIET_INTERVAL)
-            assert set(world.registry.members("S")) == {ConsumerKey("S", "b")}
+            assert set(world.registry.members.of_stream("S")) == {ConsumerKey("S", "b")}
 
 
 async def reading_of(world: running_service.World, service: Service, key: ConsumerKey) -> Reading:

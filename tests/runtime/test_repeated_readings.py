@@ -17,6 +17,7 @@ from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig, Sample, StreamLook
 from nats_backpressure.core.subject.inputs import (
+    ConsumersRead,
     Effect,
     EventSent,
     Input,
@@ -58,8 +59,8 @@ POLICIES: dict[str, tuple[PolicyEntry, ...]] = {
 class PlainRegistry(SubjectRegistry):
     """Evaluates every reading."""
 
-    def _repeat(self, subject: str, readings: Sequence[tuple[Reading | None, Reading]]) -> bool:
-        return False
+    def feed_readings(self, subject: str, readings: Sequence[tuple[Reading | None, Reading]]) -> None:
+        self.feed(subject, ConsumersRead(tuple(reading for _, reading in readings)))
 
 
 class World:
@@ -96,7 +97,7 @@ class World:
     def read(self, samples: Sequence[Sample], look: StreamLook, now: Now) -> None:
         self.stream.look = look
         self.registry.streams.newest_reading = now.mono
-        members = self.registry.members("S")
+        members = self.registry.members.of_stream("S")
         under = {}
         for sample in samples:
             before = self.registry.subjects.get("orders.0")

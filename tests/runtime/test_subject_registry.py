@@ -152,16 +152,16 @@ def test_members_are_found_by_stream() -> None:
     registry = World().registry
     for subject, key in (("s", KEY), ("t", KEY), ("t", OTHER)):
         registry.join(subject, key)
-    assert registry.members("S") == {KEY: ("s", "t")} and registry.members("none") == {}
-    assert registry.member_streams() == {"S", "T"}
+    assert registry.members.of_stream("S") == {KEY: ("s", "t")} and registry.members.of_stream("none") == {}
+    assert registry.members.streams() == {"S", "T"}
     registry.feed("t", ConsumerLeft(KEY))
-    assert registry.members("S") == {KEY: ("s",)}
+    assert registry.members.of_stream("S") == {KEY: ("s",)}
     stored = Record("s", "e", latched=((OTHER, ("pending",)),))
     registry.feed("s", RecordLoaded(stored, 1))
-    assert registry.members("T") == {OTHER: ("t", "s")}
+    assert registry.members.of_stream("T") == {OTHER: ("t", "s")}
     registry.forget("s")
-    assert registry.members("S") == {} and registry.members("T") == {OTHER: ("t",)}
-    assert registry.member_streams() == {"T"}
+    assert registry.members.of_stream("S") == {} and registry.members.of_stream("T") == {OTHER: ("t",)}
+    assert registry.members.streams() == {"T"}
 
 
 def test_time_is_accounted_by_status() -> None:

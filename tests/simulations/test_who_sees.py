@@ -132,7 +132,7 @@ async def test_what_only_others_watch_is_neither_read_nor_logged_with_each_chang
                 await replicas.overload()
                 await replicas.clock.run(3.0)
                 assert answers(replicas) == {("warning", "continue", "known")}
-                assert other.service.registry.member_streams() == set()
+                assert other.service.registry.members.streams() == set()
                 await replicas.calm()
                 await replicas.clock.run(3.0)
         seen = {line["event"] for line in logged}

@@ -121,7 +121,7 @@ class Replay:
             case StreamAbsenceDecoded():
                 if stream := self._registry.streams.get(observation.stream):
                     self._intake.remove_uncounted_members(stream, ReadState({}, complete=True))
-                    if not self._registry.members(observation.stream):
+                    if not self._registry.members.of_stream(observation.stream):
                         del self._registry.streams[observation.stream], self._read_at[observation.stream]
             case HintsDecoded():
                 self._hint(observation)
@@ -175,7 +175,7 @@ class Replay:
         self._intake.remove_uncounted_members(stream, ReadState(under, observation.unread, observation.whole))
 
     def _sample(self, stream: FollowedStream, sample: Sample, *, early: bool = False) -> tuple[str, ...]:
-        members_of = self._registry.members(stream.look.name).get(sample.key, ())
+        members_of = self._registry.members.of_stream(stream.look.name).get(sample.key, ())
         under = self._intake.sample(stream, sample, members_of, early=early)
         self.samples += bool(under)
         return under

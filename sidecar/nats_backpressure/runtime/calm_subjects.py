@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from msgspec import Struct
 
+from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.next_record import is_quiescent
-from nats_backpressure.core.subject.repeated_readings import is_at_rest
+from nats_backpressure.core.subject.repeated_readings import is_at_rest, with_repeated_readings
 from nats_backpressure.core.subject.restart_facts import ACCOUNT_EVERY, CARRY_EVERY, carried_write_due
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.timestamps import Now
@@ -56,14 +58,17 @@ class CalmSubjects:
         calm.until = min(newest_proof + self._stale_after, calm.facts_due)
         return True
 
-    def is_at_rest(self, state: SubjectState) -> bool:
-        """Whether readings that repeat the last ones move nothing of this state."""
+    def repeat(
+        self, state: SubjectState, readings: Sequence[tuple[Reading, Reading]], now: Now, newest_read_at: float
+    ) -> SubjectState | None:
+        """The state after readings that say the same as the ones before them, if those move nothing but the proof of
+        the members; None where they must be fed as any input."""
         calm = self._subjects.get(state.subject)
-        return (calm is not None and calm.resting is state) or is_at_rest(state)
-
-    def repeat(self, before: SubjectState, after: SubjectState) -> None:
-        """Readings were repeated: what was found out about the state before holds for the one after."""
-        calm = self._subjects.setdefault(before.subject, _Calm())
-        if calm.calm is before:
-            calm.calm = after
-        calm.resting = after
+        if (calm is None or calm.resting is not state) and not is_at_rest(state):
+            return None
+        after = with_repeated_readings(state, readings, now, newest_read_at, self._stale_after)
+        if after is not None:
+            calm = self._subjects.setdefault(state.subject, _Calm())
+            calm.calm = after if calm.calm is state else calm.calm
+            calm.resting = after
+        return after

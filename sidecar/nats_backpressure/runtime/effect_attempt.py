@@ -91,7 +91,7 @@ class EffectAttempt:
             instead = structs.replace(instead, revision=stored.revision)
         if stored.record is not None and not replaced:
             absent = self.registry.streams.absent_members(subject)
-            unwatched = self.registry.unwatched_members(stored.record)
+            unwatched = self.registry.contexts.unwatched_members(stored.record)
             loaded = RecordLoaded(stored.record, stored.revision, stored.newer, absent, unwatched, instead)
             self.registry.feed(subject, loaded)
         elif instead is not None:

@@ -159,7 +159,7 @@ class Intake:
     def remove_uncounted_members(self, stream: FollowedStream, shown: ReadState) -> Membership:
         """Take out members that do not count any more by what was shown, those that are only remembered too."""
         self.flush()
-        members, subjects_of = self.registry.members(stream.look.name), shown.subjects_of
+        members, subjects_of = self.registry.members.of_stream(stream.look.name), shown.subjects_of
         # Nearly all are members of what they count under: only the others are looked at.
         pairs = [(k, subject) for k, under in members.items() if subjects_of.get(k) != under for subject in under]
         after = membership.membership(pairs, shown, self.watch, self.ours)
@@ -180,7 +180,7 @@ class Intake:
         """Take out those of the absent that are gone for sure. `there`: those that exist; `asked_at`: see ReadState."""
         at = self._clock.now().mono if asked_at is None else asked_at
         stream.absent, gone = membership.confirmed_gone(stream.absent, absent, there, at)
-        members = self.registry.members(stream.look.name) if gone else {}
+        members = self.registry.members.of_stream(stream.look.name) if gone else {}
         for key in gone:
             self._report("consumer.gone", key, "")
             for subject in members.get(key, ()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerLeft, Input, RecordFollowed, RecordLoaded
 from nats_backpressure.protocol.values import ConsumerKey
 
 NONE: Mapping[ConsumerKey, tuple[str, ...]] = MappingProxyType({})
@@ -43,6 +44,17 @@ class MemberIndex:
             del counts[key.stream]
         if not counts:
             del self._counts[subject]
+
+    def follow(self, subject: str, input_: Input, members: Iterable[ConsumerKey]) -> None:
+        """An input was applied to a subject, which has these members now."""
+        match input_:
+            case ConsumerJoined(key):
+                self.add(subject, key)
+            case ConsumerLeft(key):
+                self.remove(subject, key)
+            case RecordLoaded() | RecordFollowed():
+                for key in members:
+                    self.add(subject, key)
 
     def remove_all(self, subject: str, keys: Iterable[ConsumerKey]) -> None:
         """The same for all members of a subject."""

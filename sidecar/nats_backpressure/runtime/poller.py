@@ -166,7 +166,7 @@ class Poller:
         return new
 
     def _is_consumed(self, look: StreamLook) -> bool:
-        return look.consumers > 0 or bool(self._registry.members(look.name))
+        return look.consumers > 0 or bool(self._registry.members.of_stream(look.name))
 
     def _new(self, reading: StreamsReading) -> list[FollowedStream]:
         listed = {look.name: look for look in reading.looks}
@@ -179,7 +179,7 @@ class Poller:
         now = self._clock.mono()
         streams = {name: FollowedStream(look, now) for name, look in listed.items() if self._intake.watches(name)}
         # A stream of which members are stored is followed too: that is how they are found not to count any more.
-        for name in sorted(self._registry.member_streams() - streams.keys())[:MAX_STORED_STREAMS]:
+        for name in sorted(self._registry.members.streams() - streams.keys())[:MAX_STORED_STREAMS]:
             look = listed.get(name) or StreamLook(name, "", 0, 0, 0)
             streams[name] = FollowedStream(look, now, watched=self._intake.watches(name))
         return [stream for name, stream in streams.items() if name not in self.polls]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from nats_backpressure.core.subject.inputs import EventSent, RecordFollowed, RecordLoaded, RecordMissing
 from nats_backpressure.core.subject.record import Record
-from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.ports import Stored
 from nats_backpressure.runtime.stored_events import CachedEvent
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
@@ -23,7 +22,7 @@ class RecordFollower:
     def take(self, subject: str, stored: Stored) -> None:
         """A write was seen, or everything was read again."""
         state, record = self._registry.subjects.get(subject), stored.record
-        unwatched = self._registry.unwatched_members(record) if record is not None else frozenset[ConsumerKey]()
+        unwatched = self._registry.contexts.unwatched_members(record)
         if state is None:
             if record is not None:
                 self._registry.get_or_create(subject)

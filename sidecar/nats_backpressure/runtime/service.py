@@ -128,7 +128,8 @@ class Service:
             if entry.record is not None:
                 self.registry.get_or_create(subject)
                 # Those with latches become members: nobody else may be there to notice that they count no more.
-                unwatched = self.registry.unwatched_members(entry.record) - {key for key, _ in entry.record.latched}
+                latched = {key for key, _ in entry.record.latched}
+                unwatched = self.registry.contexts.unwatched_members(entry.record) - latched
                 loaded = RecordLoaded(entry.record, entry.revision, entry.newer, unwatched=unwatched)
                 self.registry.feed(subject, loaded)
             await slices.pause()

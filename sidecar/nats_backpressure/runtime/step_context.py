@@ -11,6 +11,7 @@ from nats_backpressure.config.settings import Observe
 from nats_backpressure.core.status.freshness import Limits, limits
 from nats_backpressure.core.subject.other_policies import is_foreign, is_seen_whole, is_to_be_marked
 from nats_backpressure.core.subject.plan_writes import StepContext
+from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.protocol.timestamps import Now
@@ -102,6 +103,11 @@ class StepContexts:
             others_are_cut_off=self.others.are_cut_off(),
             connected_for=self.others.connected_for(),
         )
+
+    def unwatched_members(self, record: Record | None) -> frozenset[ConsumerKey]:
+        """The consumers in a record that only other replicas watch."""
+        named = chain(record.latched, record.carried) if record is not None else ()
+        return frozenset(key for key, _ in named if not self.watches(key))
 
     def is_to_be_marked(self, state: SubjectState, interval: float, now: Now) -> bool:
         """Whether what is stored must be written again, so that others find that our policies judge it."""

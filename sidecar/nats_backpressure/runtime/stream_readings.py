@@ -86,12 +86,12 @@ class StreamReadings:
             stream.shown_at = self._clock.mono()
             self._shared.end(name, Level.ALL, failed=False)
             self._intake.remove_uncounted_members(stream, ReadState({}, complete=True))
-            done = not self._registry.members(name)
+            done = not self._registry.members.of_stream(name)
         except Unavailable as error:
             self._failed(poll, error, Level.ALL)
             self._intake.remove_uncounted_members(stream, NOTHING_READ)
         else:
-            done = not stream.watched and not self._registry.members(name)
+            done = not stream.watched and not self._registry.members.of_stream(name)
         if done:
             log.info("stream.gone", stream=name)
             del self._schedule.polls[name], self._registry.streams[name]
@@ -117,7 +117,7 @@ class StreamReadings:
 
     async def take_list(self, poll: StreamPoll, reading: ConsumersReading, base: Base, asked_at: float) -> None:
         """Take in a list of a stream: what it shows, and what it lacks."""
-        members = self._registry.members(poll.name)
+        members = self._registry.members.of_stream(poll.name)
         poll.plan.listed = len(reading.samples) + len(reading.unread) + reading.unnamed
         poll.plan.listed_seconds = reading.took
         under = await self._take_samples(poll, reading, base, asked_at, members)
@@ -236,7 +236,7 @@ class StreamReadings:
             try:
                 sample = await self._observer.consumer(key)
             except ConsumerGone:
-                if key in poll.silent and key in self._registry.members(poll.name):
+                if key in poll.silent and key in self._registry.members.of_stream(poll.name):
                     self._intake.remove_gone_members(poll.stream, [key])
             except (Unavailable, StreamGone):
                 self._count("sweep_unavailable")
@@ -249,7 +249,7 @@ class StreamReadings:
     def take_single(self, poll: StreamPoll, sample: Sample, base: Base, asked_at: float) -> None:
         """Take in a consumer that was read by itself because lists left it out."""
         if sample.key in poll.silent:
-            members_of = self._registry.members(poll.name).get(sample.key, ())
+            members_of = self._registry.members.of_stream(poll.name).get(sample.key, ())
             under = self._intake.sample(poll.stream, sample, members_of, early=True)
             self._intake.remove_uncounted_members(poll.stream, ReadState({sample.key: under}))
             self._plan_sample(poll, sample, base, asked_at)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 
 from nats_backpressure.config.settings import Settings
 from nats_backpressure.core.model.member import Carried
@@ -16,7 +15,6 @@ from nats_backpressure.core.reading.headroom import headroom
 from nats_backpressure.core.status.freshness import Limits, status_proof
 from nats_backpressure.core.subject.inputs import (
     ConsumerJoined,
-    ConsumerLeft,
     ConsumersRead,
     Dismissed,
     DropSubject,
@@ -29,8 +27,6 @@ from nats_backpressure.core.subject.inputs import (
     Tick,
 )
 from nats_backpressure.core.subject.plan_writes import StepContext
-from nats_backpressure.core.subject.record import Record
-from nats_backpressure.core.subject.repeated_readings import with_repeated_readings
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.core.subject.step import step
 from nats_backpressure.core.time_windows import WindowSummary
@@ -84,9 +80,10 @@ class SubjectRegistry:
         self._clock, self._observe, self._perform = clock, settings.observe, perform
         self._times: dict[str, TimeInStatus] = {}
         self._calm = CalmSubjects(self._observe.stale_after_seconds)
-        self._members = MemberIndex()
-        self.streams = FollowedStreams(self._members, clock, settings.observe)
-        self.contexts = StepContexts(policies, self.streams, self._members, settings.observe, writer)
+        self.members = MemberIndex()
+        """The members of all subjects, those that are only remembered among them."""
+        self.streams = FollowedStreams(self.members, clock, settings.observe)
+        self.contexts = StepContexts(policies, self.streams, self.members, settings.observe, writer)
 
     @property
     def looks(self) -> Mapping[str, StreamLook]:
@@ -118,7 +115,7 @@ class SubjectRegistry:
         if not self.subjects:
             return self._observe.min_interval_ms / 1000
         longest = self.streams.longest_interval()
-        if len(self.subjects) > self._members.subjects:  # some have no members
+        if len(self.subjects) > self.members.subjects:  # some have no members
             longest = max(longest, TICK)
         return longest
 
@@ -186,7 +183,7 @@ class SubjectRegistry:
             return
         now = self._clock.now()
         self.subjects[subject], effects = step(state, input_, now, self._context(state, now))
-        self._index(subject, input_)
+        self.members.follow(subject, input_, self.subjects[subject].members)
         self._times[subject].account(self.subjects[subject], now.mono)
         if isinstance(input_, ConsumerJoined | RecordLoaded | RecordFollowed) and (
             keys := _with_latches(self.subjects[subject])
@@ -199,25 +196,14 @@ class SubjectRegistry:
 
     def feed_readings(self, subject: str, readings: Sequence[tuple[Reading | None, Reading]]) -> None:
         """Members of a subject were read; each with the reading before it, where it says the same but for its time."""
-        if not self._repeat(subject, readings):
-            self.feed(subject, ConsumersRead(tuple(reading for _, reading in readings)))
-
-    def _repeat(self, subject: str, readings: Sequence[tuple[Reading | None, Reading]]) -> bool:
-        """Whether that changed no more than the proof of the members; False where it must be fed as any input."""
+        state, after = self.subjects.get(subject), None
         repeated = [(before, reading) for before, reading in readings if before is not None]
-        if len(repeated) < len(readings) or (state := self.subjects.get(subject)) is None:
-            return False
-        if not self._calm.is_at_rest(state):
-            return False
-        newest = self.newest_read_at
-        after = with_repeated_readings(
-            state, repeated, self._clock.now(), 0.0 if newest is None else newest, self._observe.stale_after_seconds
-        )
-        if after is None:
-            return False
-        self._calm.repeat(state, after)
-        self.subjects[subject] = after
-        return True
+        if state is not None and len(repeated) == len(readings):
+            after = self._calm.repeat(state, repeated, self._clock.now(), self.newest_read_at or 0.0)
+        if after is not None:
+            self.subjects[subject] = after
+        else:
+            self.feed(subject, ConsumersRead(tuple(reading for _, reading in readings)))
 
     def is_unchanged_by_time(self, subject: str, at: Now) -> bool:
         """Whether a look at the time, `at` that moment, would leave the subject as it is."""
@@ -235,7 +221,7 @@ class SubjectRegistry:
         state = self.subjects.get(subject)
         if state is None or state.record is None or state.members:
             return False
-        if not all(self.contexts.watches(key) for key, _ in chain(state.record.latched, state.record.carried)):
+        if self.contexts.unwatched_members(state.record):
             return False  # another replica watches it
         # A consumer that was there and could not be read since a restart is no member yet.
         is_empty = self.streams.are_read_whole(subject) or state.unread_since == -math.inf
@@ -283,7 +269,7 @@ class SubjectRegistry:
         """Drop a subject and all that is known of it."""
         if (state := self.subjects.pop(subject, None)) is not None:
             self.watched_changes += 1
-            self._members.remove_all(subject, state.members)
+            self.members.remove_all(subject, state.members)
             if not is_literal(subject):
                 self._patterns.remove(subject, subject)
         self._times.pop(subject, None)
@@ -293,34 +279,9 @@ class SubjectRegistry:
         """The watched patterns that cover a literal subject."""
         return self._patterns.covering(subject)
 
-    def members(self, stream: str) -> Mapping[ConsumerKey, tuple[str, ...]]:
-        """The members of a stream with their subjects, those that are only remembered among them. It follows every
-        change: copy it before members change."""
-        return self._members.of_stream(stream)
-
-    def member_streams(self) -> set[str]:
-        """The streams any member belongs to, followed or not."""
-        return self._members.streams()
-
-    def _index(self, subject: str, input_: Input) -> None:
-        """Keep the index of members up to date with what an input did."""
-        match input_:
-            case ConsumerJoined(key):
-                self._members.add(subject, key)
-            case ConsumerLeft(key):
-                self._members.remove(subject, key)
-            case RecordLoaded() | RecordFollowed():
-                for key in self.subjects[subject].members:
-                    self._members.add(subject, key)
-
-    def unwatched_members(self, record: Record) -> frozenset[ConsumerKey]:
-        """The consumers in a record that only other replicas watch."""
-        named = chain(record.latched, record.carried)
-        return frozenset(key for key, _ in named if not self.contexts.watches(key))
-
     def reading_of(self, key: ConsumerKey) -> Reading | None:
         """The newest reading of a member of any subject; None where there is none."""
-        subjects = self._members.of_stream(key.stream).get(key, ())
+        subjects = self.members.of_stream(key.stream).get(key, ())
         member = self.subjects[subjects[0]].members.get(key) if subjects else None
         return member.reading if member else None
 
