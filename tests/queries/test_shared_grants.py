@@ -27,6 +27,7 @@ from nats_backpressure.protocol.requests import ConsumerRequest, Due
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.queries.pulls import PullRequest
+from nats_backpressure.runtime.replicas import FIRST_HEARD
 from nats_backpressure.runtime.tasks import cancel_and_wait
 from tests.fakes.clock import FakeClock
 from tests.fakes.replica_channel import FakeBus
@@ -51,7 +52,7 @@ class World:
         granting = GrantingReplicas(
             replicas, self.clock, self.bus, self.counts, lambda key: self.member.reading if key == KEY else None
         )
-        self.pulls, self.replicas = granting.pulls, granting.all
+        self.pulls, self.replicas, self._granting = granting.pulls, granting.all, granting
         self.granted: list[tuple[float, int]] = []
 
     def read(self) -> None:
@@ -66,6 +67,12 @@ class World:
         while True:
             await self.clock.sleep(EVERY)
             self.read()
+
+    def restart(self, replica: int) -> asyncio.Task[None]:
+        """Another process takes the place of a replica that was killed."""
+        self.bus.channels[str(replica)].suspend()
+        self._granting.start(replica)
+        return asyncio.create_task(self.replicas[replica].run())
 
     def ask(self, replica: int, asker: str, asked: int, held: int | None = None, *, leaving: bool = False) -> int:
         now, request = self.clock.now().mono, ConsumerRequest(asked, held=held, leaving=leaving)
@@ -228,6 +235,31 @@ async def test_a_replica_that_connects_grants_nothing_beside_what_others_granted
         assert world.most_in_a_second() <= 11
         await world.clock.run(2 * EVERY)
         assert world.ask(2, "in the end", 10) + world.ask(2, "and one more", 10) > 0
+
+
+async def test_a_replica_that_starts_is_alone_only_once_others_would_have_answered() -> None:
+    """The one that was killed, and the others, granted all of the room just before."""
+    async with running(3, mark=12, inflight=1) as world:
+        for asker in range(30):
+            world.ask(asker % 3, f"asker-{asker}", 10)
+            await world.clock.run(0.01)
+        world.bus.delay = (0.015, 0.015)
+        presence, began, seconds = world.restart(2), world.clock.now().mono, 0.0
+        while seconds < GRANT_LIFE:
+            assert world.ask(2, f"late-{seconds}", 10) == 0
+            await world.clock.run(0.01)
+            seconds = world.clock.now().mono - began
+        await cancel_and_wait([presence])
+        assert world.most_in_a_second() <= 11
+
+
+async def test_one_that_starts_alone_waits_for_no_reading() -> None:
+    async with running(1, mark=12, inflight=1) as world:
+        presence = world.restart(0)
+        assert world.ask(0, "a", 20) == 0
+        await world.clock.run(FIRST_HEARD)
+        assert world.ask(0, "a", 20) == 11
+        await cancel_and_wait([presence])
 
 
 @pytest.mark.parametrize("held", [0, None])

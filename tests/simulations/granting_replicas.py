@@ -24,10 +24,18 @@ class GrantingReplicas:
         counts: ServiceCounts,
         reading_of: Callable[[ConsumerKey], Reading | None],
     ) -> None:
+        self._clock, self._bus, self._counts, self._reading_of = clock, bus, counts, reading_of
+        self._started = 0
         self.pulls: list[PullGrants] = []
         self.all: list[Replicas] = []
         for number in range(n):
-            channel = bus.channel(str(number))
-            self.all.append(Replicas(channel, clock, f"pod-{number}", f"id-{number}", counts))
-            self.pulls.append(PullGrants(random.Random(number).random))
-            SharedGrants(self.pulls[-1], self.all[-1], channel, clock, counts, reading_of)
+            self.start(number)
+
+    def start(self, number: int) -> None:
+        """One more, or in the place of one that has ended."""
+        channel, id_ = self._bus.channel(str(number)), f"id-{self._started}"
+        self._started += 1
+        replicas = Replicas(channel, self._clock, f"pod-{number}", id_, self._counts)
+        pulls = PullGrants(random.Random(number).random)
+        SharedGrants(pulls, replicas, channel, self._clock, self._counts, self._reading_of)
+        self.all[number : number + 1], self.pulls[number : number + 1] = [replicas], [pulls]

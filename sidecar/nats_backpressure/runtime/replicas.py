@@ -32,6 +32,9 @@ ANSWERS_APART = 0.05
 """Seconds between two reports at least: a replica that is new gets one at once."""
 FIRST_ANSWERS = 1.0
 """Seconds after the start within which the replicas that run have surely answered."""
+FIRST_HEARD = 0.25
+"""Seconds after the start within which those that run answer, as far as grants go: ANSWERS_APART and two messages, on a
+busy machine. It takes longer until a sidecar that starts is asked at all."""
 MOST_REPLICAS = 256
 """Replicas that are known at most; beyond, the one that reported least recently is dropped."""
 
@@ -92,7 +95,7 @@ class Replicas:
         self.on_change: Callable[[], None] = lambda: None
         self._channel, self._clock, self._counts = channel, clock, counts
         self._started_at, self._early, self._leaving = clock.now().mono, True, False
-        self._heard_since = self._started_at
+        self._heard_since, self._heard_first = self._started_at, False
         self._due, self._wrote, self._missed = asyncio.Event(), True, False
         self._share, self._marks = ALONE, frozenset[str]()
         self._sharing_differs, self._watch_differs = Once(), False
@@ -161,10 +164,15 @@ class Replicas:
 
     def share(self, consumer: str) -> Share:
         """Our share of what may be granted of a consumer while no replica knows yet what the others grant."""
-        if not self.others:
+        if not self.others and self._is_alone():
             return ALONE
         count = self._share.replicas
         return Share(count, (self._share.rank + crc32(consumer.encode())) % count, self.id, self._heard_since)
+
+    def _is_alone(self) -> bool:
+        """Whether any other would have answered since our start."""
+        self._heard_first = self._heard_first or self._channel.listening_time(self._started_at) >= FIRST_HEARD
+        return self._heard_first
 
     def marks(self) -> frozenset[str] | None:
         """The marks of the policies of the others that can write; None while it is too early to know."""
