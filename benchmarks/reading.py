@@ -20,7 +20,7 @@ from benchmarks.figures import Figure, Figures, Size, command, percentile, progr
 from benchmarks.judging import INTERVAL, World
 from benchmarks.processes import cpu_seconds, nats_server
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
-from nats_backpressure.adapters.nats.observer_requests import Response
+from nats_backpressure.adapters.nats.observer_requests import ObserverRequests, Response
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.followed_streams import FollowedStream
 from nats_backpressure.runtime.observations import ConsumersReading
@@ -65,10 +65,12 @@ class ReadingOfAll:
 
     def __init__(self, client: Client, streams: int) -> None:
         self._observer = JetStreamObserver(
-            _Requester(client),
-            SystemClock(),
-            count=lambda what: None,
-            count_request=lambda op, outcome, seconds: None,
+            ObserverRequests(
+                _Requester(client),
+                SystemClock(),
+                count=lambda what: None,
+                count_request=lambda op, outcome, seconds: None,
+            )
         )
         self._names = [f"S{n}" for n in range(streams)]
         self._world = World([])

@@ -25,6 +25,7 @@ from nats_backpressure.adapters.nats.fact_reader import FactReader
 from nats_backpressure.adapters.nats.gateway_reports import GatewayReportListener
 from nats_backpressure.adapters.nats.login import jwt_expiry
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
+from nats_backpressure.adapters.nats.observer_requests import ObserverRequests
 from nats_backpressure.adapters.nats.patched_client import PatchedClient
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.adapters.nats.remedies import remedy
@@ -165,12 +166,14 @@ def build_observing(shared: Common, recording: RecordingFile | None) -> Observin
 def _observer(shared: Common, connection: Connection, requests: RequestBudget) -> JetStreamObserver:
     counters, prefix = shared.counters, shared.settings.nats.api_prefix
     return JetStreamObserver(
-        connection,
-        shared.clock,
-        count=counters.dropped,
-        count_request=counters.api_request,
-        prefix=prefix,
-        budget=requests,
+        ObserverRequests(
+            connection,
+            shared.clock,
+            count=counters.dropped,
+            count_request=counters.api_request,
+            prefix=prefix,
+            budget=requests,
+        )
     )
 
 

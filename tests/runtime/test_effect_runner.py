@@ -35,6 +35,7 @@ from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard, Policy
 from nats_backpressure.protocol.values import Status
+from nats_backpressure.runtime.effect_attempt import EffectAttempt
 from nats_backpressure.runtime.effect_runner import ARRIVES_WITHIN, AT_ONCE, LAST_RETRY, EffectRunner
 from nats_backpressure.runtime.followed_streams import FollowedStreams
 from nats_backpressure.runtime.member_index import MemberIndex
@@ -80,13 +81,14 @@ class World:
         self.contexts = StepContexts(policies, self.streams, members, Observe(), "w")
         self.publishes(event(1))
         self.fed: list[Input] = []
-        self.runner = EffectRunner(
+        attempt = EffectAttempt(
             self.store,
             self.publisher,
             self.clock,
             lambda state, writing, view, now: stored_samples.value(writing.record, writing.nonce),
             self.counts,
         )
+        self.runner = EffectRunner(attempt, self.clock, self.counts)
 
     def publishes(self, one: SubjectEvent | None) -> None:
         """The subject publishes this event, or none any more; it writes with the nonce `n`."""

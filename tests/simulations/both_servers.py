@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
-from nats_backpressure.adapters.nats.observer_requests import Requester
+from nats_backpressure.adapters.nats.observer_requests import ObserverRequests, Requester
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
@@ -102,10 +102,12 @@ class RealWorld:
         self._held: dict[tuple[ConsumerKey, int], str] = {}
         self._subjects: dict[str, tuple[str, ...]] = {}
         self.observer: Observer = JetStreamObserver(
-            connection or Direct(client),
-            clock or SystemClock(),
-            count=self.counted.append,
-            count_request=lambda op, outcome, seconds: self.requests.append(f"{op} {outcome}"),
+            ObserverRequests(
+                connection or Direct(client),
+                clock or SystemClock(),
+                count=self.counted.append,
+                count_request=lambda op, outcome, seconds: self.requests.append(f"{op} {outcome}"),
+            )
         )
 
     async def add_stream(

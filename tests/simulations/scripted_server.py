@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
+from nats_backpressure.adapters.nats.observer_requests import ObserverRequests
 from nats_backpressure.runtime.observations import ConsumersReading
 from tests.fakes.clock import FakeClock
 
@@ -74,7 +75,8 @@ class Reader(JetStreamObserver):
             self.outcomes.append(f"{op} {outcome}")
 
         clock = FakeClock()
-        super().__init__(script, clock, count=self.counted.append, count_request=count_request)
+        requests = ObserverRequests(script, clock, count=self.counted.append, count_request=count_request)
+        super().__init__(requests)
 
 
 def page(*consumers: Any, **more: Any) -> dict[str, Any]:

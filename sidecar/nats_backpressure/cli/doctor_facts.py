@@ -12,6 +12,7 @@ from nats_backpressure.adapters.nats.api import JetStreamApi
 from nats_backpressure.adapters.nats.fact_reader import FactReader
 from nats_backpressure.adapters.nats.login import describe_login, jwt_expiry
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
+from nats_backpressure.adapters.nats.observer_requests import ObserverRequests
 from nats_backpressure.adapters.nats.permissions import Installation, sidecar
 from nats_backpressure.adapters.nats.policy_store import PolicyBucket
 from nats_backpressure.adapters.nats.remedies import remedy
@@ -63,12 +64,14 @@ class _Gathering:
         self._js = JetStreamApi(connection, settings.nats.api_prefix)
         self._reader = FactReader(settings, self._js, connection.client, partial(remedy, settings.nats))
         self._observer = JetStreamObserver(
-            connection,
-            SystemClock(),
-            count=lambda what: None,
-            count_request=lambda op, outcome, seconds: None,
-            prefix=settings.nats.api_prefix,
-            budget=RequestBudget(settings.observe.api_requests_per_second),
+            ObserverRequests(
+                connection,
+                SystemClock(),
+                count=lambda what: None,
+                count_request=lambda op, outcome, seconds: None,
+                prefix=settings.nats.api_prefix,
+                budget=RequestBudget(settings.observe.api_requests_per_second),
+            )
         )
         self._watch = [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,21 +20,11 @@ from nats_backpressure.core.subject.inputs import (
     WriteFailing,
     WriteRecord,
 )
-from nats_backpressure.core.subject.record import Writing
-from nats_backpressure.core.subject.state import SubjectState
-from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.effect_attempt import EffectAttempt, shown_status
 from nats_backpressure.runtime.failures import Failures
-from nats_backpressure.runtime.ports import (
-    Clock,
-    EventPublisher,
-    ServiceCounts,
-    StateStore,
-    Unavailable,
-)
+from nats_backpressure.runtime.ports import Clock, ServiceCounts, Unavailable
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from nats_backpressure.runtime.tasks import Once, backoff, cancel_and_wait, within
-from nats_backpressure.runtime.view import ServiceView
 
 log = structlog.get_logger()
 
@@ -61,15 +51,13 @@ class EffectRunner:
 
     def __init__(
         self,
-        store: StateStore,
-        publisher: EventPublisher,
+        attempt: EffectAttempt,
         clock: Clock,
-        render_state: Callable[[SubjectState, Writing, ServiceView, Now], bytes],
         counts: ServiceCounts,
         failures: Failures | None = None,
     ) -> None:
-        self._clock, self._counts, self._failures = clock, counts, failures or Failures(clock)
-        self._attempt = EffectAttempt(store, publisher, clock, render_state, counts)
+        self._attempt, self._clock, self._counts = attempt, clock, counts
+        self._failures = failures or Failures(clock)
         # One store or stream that hangs does not delay the other.
         loads, writes, publishes = (asyncio.Semaphore(AT_ONCE) for _ in range(3))
         self._turns: dict[type[Effect], asyncio.Semaphore] = {

@@ -19,6 +19,7 @@ from nats_backpressure.protocol.between_replicas import MOST_WATCHED, Watched
 from nats_backpressure.protocol.refusal_expiry import MISSED
 from nats_backpressure.protocol.subjects import Names
 from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.runtime.effect_attempt import EffectAttempt
 from nats_backpressure.runtime.effect_runner import EffectRunner
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.heartbeat import HeartbeatWriter
@@ -86,7 +87,8 @@ def build_service(
     listeners, failures = listeners or ServiceListeners(), failures or Failures(clock)
     replicas = replicas or Replicas(NoReplicas(), clock, "", writer, counts)
     shared = shared or SharedReading(clock, "", 0.0)
-    effects = EffectRunner(ports.store, ports.publisher, clock, ports.render_state, counts, failures)
+    attempt = EffectAttempt(ports.store, ports.publisher, clock, ports.render_state, counts)
+    effects = EffectRunner(attempt, clock, counts, failures)
     registry = _registry(settings, clock, effects, writer)
     resources = OwnResources(names, registry, clock, ports.ensure, failures)
     poller = Poller(

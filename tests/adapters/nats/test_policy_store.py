@@ -17,6 +17,7 @@ from nats_backpressure.adapters.nats import policy_limits, policy_store, pull
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.kv import Bucket
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
+from nats_backpressure.adapters.nats.observer_requests import ObserverRequests
 from nats_backpressure.adapters.nats.policy_limits import TOO_LARGE
 from nats_backpressure.adapters.nats.policy_store import JetStreamPolicyStore
 from nats_backpressure.policy.snapshot import PolicySnapshot
@@ -124,7 +125,9 @@ class Listed(Follower):
         info, observer = (
             self.store._bucket.info,
             JetStreamObserver(
-                Direct(nc), SystemClock(), count=self.dropped.append, count_request=lambda *request: None
+                ObserverRequests(
+                    Direct(nc), SystemClock(), count=self.dropped.append, count_request=lambda *request: None
+                )
             ),
         )
 
@@ -372,7 +375,12 @@ async def test_a_bucket_restored_from_a_backup_and_written_since_is_read_again(
                     follower.requests.nc = after
                     if listed:
                         follower.observer = JetStreamObserver(
-                            Direct(after), SystemClock(), count=follower.dropped.append, count_request=lambda *_: None
+                            ObserverRequests(
+                                Direct(after),
+                                SystemClock(),
+                                count=follower.dropped.append,
+                                count_request=lambda *_: None,
+                            )
                         )
                         await follower.read(20)
                         assert follower.values == {"a": b"1", "b": b"put since"}

@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from nats_backpressure.adapters.nats import kv
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.observer import JetStreamObserver
+from nats_backpressure.adapters.nats.observer_requests import ObserverRequests
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.adapters.nats.state_store import JetStreamStateStore
 from nats_backpressure.config.nats import Nats
@@ -179,7 +180,7 @@ async def test_streams_are_read_as_before_while_every_write_of_a_state_hangs(ser
     async with connected(Nats((server.url,))) as (connection, _):
         await up(connection)
         observer = JetStreamObserver(
-            connection, SystemClock(), count=lambda what: None, count_request=lambda *request: None
+            ObserverRequests(connection, SystemClock(), count=lambda what: None, count_request=lambda *request: None)
         )
         store = JetStreamStateStore(
             JetStreamApi(connection), NAMES, lambda what: None, lambda: connection.client, SystemClock()

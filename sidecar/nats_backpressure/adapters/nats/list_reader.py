@@ -48,8 +48,8 @@ class ItemReader(Protocol[R]):
 
 
 class ListReader:
-    def __init__(self, requests: ObserverRequests, count: Callable[[str], None]) -> None:
-        self._requests, self._count = requests, count
+    def __init__(self, requests: ObserverRequests) -> None:
+        self._requests = requests
 
     async def read(
         self, op: str, kind: ItemReader[T], name_of: Callable[[T], str], first: tuple[bytes, float, Now] | None = None
@@ -68,7 +68,7 @@ class ListReader:
                     listed.items[name_of(item)] = (item, at)
                 else:
                     bad.append(name_of(item))
-                    self._count("name_unusable")
+                    self._requests.count("name_unusable")
             listed.malformed |= {name for name in bad if name is not None}
             listed.unnamed += bad.count(None)
             listed.missing |= {*(page.missing or ()), *(page.offline or ())}
@@ -90,7 +90,7 @@ class ListReader:
             try:
                 items.append(kind.read(item))
             except UNREADABLE:
-                self._count("consumer_info_malformed")
+                self._requests.count("consumer_info_malformed")
                 bad.append(_name(item))
         return raw, items, bad
 

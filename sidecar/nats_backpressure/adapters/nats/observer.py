@@ -7,7 +7,7 @@ rest of its page is used; fields that a newer server adds are ignored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
@@ -15,12 +15,11 @@ from msgspec import Raw
 
 from nats_backpressure.adapters.nats.api_types import ConsumerInfo, StreamInfo, StreamInfoConfig
 from nats_backpressure.adapters.nats.list_reader import ListReader
-from nats_backpressure.adapters.nats.observer_requests import TIMEOUT, ObserverRequests, Requester, name_token
+from nats_backpressure.adapters.nats.observer_requests import ObserverRequests, name_token
 from nats_backpressure.adapters.nats.repeated_consumers import RepeatedConsumers, again
 from nats_backpressure.adapters.nats.repeated_list import RepeatedList, server_time
 from nats_backpressure.adapters.nats.samples import policy_metadata, sample, stream_look
 from nats_backpressure.core.model.samples import Sample
-from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (
@@ -30,7 +29,6 @@ from nats_backpressure.runtime.observations import (
     StreamsReading,
     Unavailable,
 )
-from nats_backpressure.runtime.ports import Clock
 from nats_backpressure.runtime.slices import Slices
 
 FIRST_PAGE = b'{"offset":0}'
@@ -48,21 +46,9 @@ _CONSUMER = msgspec.json.Decoder(ConsumerInfo)
 class JetStreamObserver:
     """The Observer. A reading uses one connection; it raises StreamGone, ConsumerGone or Unavailable."""
 
-    def __init__(
-        self,
-        connection: Requester,
-        clock: Clock,
-        *,
-        count: Callable[[str], None],
-        count_request: Callable[[str, str, float], None],
-        prefix: str = "$JS.API",
-        budget: RequestBudget | None = None,
-        timeout: float = TIMEOUT,
-    ) -> None:
-        """`budget`: limits the requests per second."""
-        self._clock, self._count = clock, count
-        self._requests = ObserverRequests(connection, clock, count, count_request, prefix, budget, timeout)
-        self._lists = ListReader(self._requests, count)
+    def __init__(self, requests: ObserverRequests) -> None:
+        self._requests, self._clock, self._count = requests, requests.clock, requests.count
+        self._lists = ListReader(requests)
         self._repeated, self._consumers = RepeatedList(), RepeatedConsumers()
         self._missing_turn = asyncio.Semaphore(MISSING_AT_ONCE)
 

@@ -49,14 +49,16 @@ class ObserverRequests:
         self,
         connection: Requester,
         clock: Clock,
+        *,
         count: Callable[[str], None],
         count_request: Callable[[str, str, float], None],
         prefix: str = "$JS.API",
         budget: RequestBudget | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
-        self._connection, self._clock, self._prefix, self._timeout = connection, clock, prefix, timeout
-        self._count, self._count_request = count, count_request
+        """`count` gets what was left out or malformed. `budget`: limits the requests per second."""
+        self.clock, self.count, self._count_request = clock, count, count_request
+        self._connection, self._prefix, self._timeout = connection, prefix, timeout
         self._budget, self._limit = budget, ConcurrencyLimit(CONCURRENT, HELD)
 
     @property
@@ -73,17 +75,17 @@ class ObserverRequests:
         try:
             return decoder.decode(data)
         except UNREADABLE as error:
-            self._count("consumer_info_malformed")
+            self.count("consumer_info_malformed")
             raise Unavailable(f"a malformed reply: {str(error)[:120]}") from None
 
     async def ask(self, op: str, payload: bytes, timeout: float = math.inf) -> tuple[bytes, float, Now]:
         """The reply, how many seconds it took, and when it came: PROMPT after its request at the latest, since this
         process may have been suspended with the reply before it. Raises the error in it."""
         timeout = min(timeout, self._timeout)
-        if self._budget is not None and (wait := self._budget.take(self._clock.mono())) > 0:
-            await self._clock.sleep(wait)
+        if self._budget is not None and (wait := self._budget.take(self.clock.mono())) > 0:
+            await self.clock.sleep(wait)
         turn = await self._limit.acquire()
-        asked, outcome = self._clock.now(), "unavailable"
+        asked, outcome = self.clock.now(), "unavailable"
         try:
             answer = await self._connection.request(f"{self._prefix}.{op}", payload, timeout)
             outcome = "error"
@@ -95,7 +97,7 @@ class ObserverRequests:
             raise Unavailable(str(cause)[:200] or "no answer in time") from None
         finally:
             self._limit.release(turn)
-            at = self._clock.now()
+            at = self.clock.now()
             took = at.mono - asked.mono
             self._count_request(".".join(op.split(".")[:2]), outcome, took)
         late = max(0.0, took - PROMPT)
