@@ -669,3 +669,18 @@ def test_workers_slower_than_their_ack_wait_are_no_reason_to_take_much_more() ->
     js.pull(600, simulation.now)
     simulation.run(40.0)
     assert len(js.inflight) <= 600 + 40 / (0.7 * LONGEST_WAIT)
+
+
+@pytest.mark.parametrize(("mark", "service", "ack_wait"), [(4, 5.0, 2.0), (4, 8.0, 30.0), (20, 12.0, 3.0)])
+def test_workers_that_ask_for_more_time_stay_near_the_mark(mark: int, service: float, ack_wait: float) -> None:
+    """Each pull without room brings a new message, and none is redelivered: nobody is dead. It was three times the
+    mark."""
+    js = Extended(2100, 1000, ack_wait)
+    workers = [Worker(f"w{i}", 10, service, 0.0, reports=True) for i in range(3 * mark)]
+    simulation = Simulation(js, workers, Policy(inflight=InflightRule(mark, mark, mark)))
+    inflight = []
+    for second in range(1, 61):
+        simulation.run(float(second))
+        inflight.append(len(js.inflight))
+    assert max(inflight) <= mark + 4 and sum(n > mark for n in inflight[30:]) <= 10, inflight
+    assert js.acked >= 0.8 * (60.0 // service - 1) * mark
