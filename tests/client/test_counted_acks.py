@@ -128,6 +128,24 @@ async def test_an_ack_that_was_confirmed_to_the_worker_is_not_asked_about(
         assert acks.pending_msgs == 2
 
 
+async def test_while_nothing_is_answered_acks_are_counted_too(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    """The first question after an outage would report to hold all of them."""
+    await publish(nc, 20)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(1)) as service:
+        await (await gate.fetch(1))[0].ack()
+    for _ in range(10):
+        await (await gate.fetch(1))[0].ack()
+    assert client.stats.failed_open >= 10
+    async with FakeDecisionService(nc, grants(1)) as service, asyncio.timeout(30):
+        while not (questions := [asked for subject, asked in service.requests if subject.startswith("consumer.")]):
+            await (await gate.fetch(1))[0].ack()
+            await publish(nc, 1)
+    assert questions[0]["held"] <= 1
+
+
 async def slow_pulls(nc: Client, subscription: Subscription) -> NatsSubscription:
     """Its pulls come here, and not to the server."""
     subscription._nms = "slow.pulls"

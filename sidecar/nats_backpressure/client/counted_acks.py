@@ -36,6 +36,7 @@ class CountedAcks:
     @property
     def uncounted(self) -> int:
         """How many may not be counted yet, as far as known; 0 where the server does not answer."""
+        self._note_answer()
         return self._sent - self._counted if self.answers else 0
 
     @property
@@ -89,18 +90,22 @@ class CountedAcks:
             return True
         if not self._answer.done():
             await asyncio.wait({self._answer}, timeout=WAIT)
-        where, sent = self._asked_about
-        if done := self._answer.done():
-            self._ever_answered = True
-            self.count(sent)
-        else:
-            self._last = self._last or where  # it may be lost with its connection
-            if not self._ever_answered:
-                self._not_asked_until = time.monotonic() + NOT_ASKED
+        if self._note_answer():
+            return True
+        self._last = self._last or self._asked_about[0]  # it may be lost with its connection
+        if not self._ever_answered:
+            self._not_asked_until = time.monotonic() + NOT_ASKED
         self._forget()
-        return done
+        return False
+
+    def _note_answer(self) -> bool:
+        if self._answer is None or not self._answer.done():
+            return False
+        self._answer, self._ever_answered = None, True
+        self.count(self._asked_about[1])
+        return True
 
     def _forget(self) -> None:
-        if self._answer is not None:
+        if not self._note_answer() and self._answer is not None:
             self._answer.cancel()
             self._answer = None

@@ -108,13 +108,13 @@ class GrantQuestions:
 
     async def _counted_grant(self, batch: int) -> Grant:
         """Once the server has counted the acks before, or it may serve the pull first. It counts them while the sidecar
-        answers, which may have granted none because of these."""
+        answers, which may have granted none because of these. Without an answer it waits for that only once."""
         grant = await self._ask(batch)
         if grant.answered and not grant.n and self._held.acks.uncounted and await self._held.acks.are_counted():
             grant = await self._ask(batch)
-        if grant.answered and grant.n and not await self._held.acks.are_counted():
-            return Grant(0, MIN_WAIT, grant.asked_at, True)
-        return grant
+        if not grant.n or await self._held.acks.are_counted() or not grant.answered:
+            return grant
+        return Grant(0, MIN_WAIT, grant.asked_at, True)
 
     def left(self, grant: Grant) -> float:
         """Seconds in which it may be pulled."""
