@@ -68,7 +68,7 @@ class ListReader:
                     listed.items[name_of(item)] = (item, at)
                 else:
                     bad.append(name_of(item))
-                    self._requests.count("name_unusable")
+                    self._requests.dropped("name_unusable")
             listed.malformed |= {name for name in bad if name is not None}
             listed.unnamed += bad.count(None)
             listed.missing |= {*(page.missing or ()), *(page.offline or ())}
@@ -90,7 +90,7 @@ class ListReader:
             try:
                 items.append(kind.read(item))
             except UNREADABLE:
-                self._requests.count("consumer_info_malformed")
+                self._requests.dropped("consumer_info_malformed")
                 bad.append(_name(item))
         return raw, items, bad
 

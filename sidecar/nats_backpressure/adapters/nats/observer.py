@@ -47,7 +47,7 @@ class JetStreamObserver:
     """The Observer. A reading uses one connection; it raises StreamGone, ConsumerGone or Unavailable."""
 
     def __init__(self, requests: ObserverRequests) -> None:
-        self._requests, self._clock, self._count = requests, requests.clock, requests.count
+        self._requests, self._clock, self._count = requests, requests.clock, requests.dropped
         self._lists = ListReader(requests)
         self._repeated, self._consumers = RepeatedList(), RepeatedConsumers()
         self._missing_turn = asyncio.Semaphore(MISSING_AT_ONCE)

@@ -57,7 +57,7 @@ class ObserverRequests:
         timeout: float = TIMEOUT,
     ) -> None:
         """`count` gets what was left out or malformed. `budget`: limits the requests per second."""
-        self.clock, self.count, self._count_request = clock, count, count_request
+        self.clock, self.dropped, self._count_request = clock, count, count_request
         self._connection, self._prefix, self._timeout = connection, prefix, timeout
         self._budget, self._limit = budget, ConcurrencyLimit(CONCURRENT, HELD)
 
@@ -75,7 +75,7 @@ class ObserverRequests:
         try:
             return decoder.decode(data)
         except UNREADABLE as error:
-            self.count("consumer_info_malformed")
+            self.dropped("consumer_info_malformed")
             raise Unavailable(f"a malformed reply: {str(error)[:120]}") from None
 
     async def ask(self, op: str, payload: bytes, timeout: float = math.inf) -> tuple[bytes, float, Now]:
