@@ -168,6 +168,9 @@ class VirtualClock:
 
     def end_sleeps(self) -> None: ...
 
+    def lateness(self) -> float | None:
+        return None
+
     def random(self) -> float:
         return self._random.random()
 

@@ -6,12 +6,13 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.adapters.followed_file import LOOK_EVERY, FollowedFile
+from nats_backpressure.adapters.followed_file import LOOK_EVERY, SETTLED, FollowedFile
 from nats_backpressure.config.settings import BadSettings, Settings, load_settings
 from tests.fakes.clock import FakeClock
 from tests.support.config_map import put_config_map
@@ -143,6 +144,27 @@ async def test_following_reloads_after_each_change(file: Path) -> None:
         await looks(clock, 4)
     task.cancel()
     assert names == ["second", "third"]
+
+
+async def test_a_change_is_read_a_second_after_it_was_seen_and_looked_for_rarely(file: Path) -> None:
+    clock, settings, reloaded = FakeClock(), followed(file), asyncio.Event()
+    settings.read()
+
+    async def reload() -> None:
+        settings.read()
+        reloaded.set()
+
+    with patch.object(settings, "changed", wraps=settings.changed) as looked:
+        task = asyncio.ensure_future(settings.follow(clock, reload))
+        await asyncio.sleep(0)
+        await looks(clock, 5)
+        assert looked.call_count == 5
+        swapped(file, "second")
+        await looks(clock, 1)
+        assert not reloaded.is_set()
+        await clock.run(SETTLED)
+        await asyncio.wait_for(reloaded.wait(), 5)
+    task.cancel()
 
 
 async def looks(clock: FakeClock, count: int) -> None:

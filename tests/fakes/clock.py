@@ -54,6 +54,9 @@ class FakeClock:
 
     def end_sleeps(self) -> None: ...
 
+    def lateness(self) -> float | None:
+        return 0.0
+
     def advance(self, seconds: float) -> None:
         """Time passes in one leap; sleepers whose moment it passed wake at its end."""
         self._move_to(self._now.mono + seconds)

@@ -54,6 +54,18 @@ async def test_a_wait_ends_as_soon_as_its_event_is_set_or_it_is_cancelled() -> N
     assert not clock._sleepers and not event._waiters
 
 
+async def test_it_tells_once_how_late_its_newest_timer_ended() -> None:
+    clock, event = SystemClock(), asyncio.Event()
+    assert clock.lateness() is None
+    asyncio.get_running_loop().call_later(0.005, time.sleep, 0.1)  # it holds the loop
+    await clock.wait(event, 0.02)
+    late = clock.lateness()
+    assert late is not None and late >= 0.07
+    asyncio.get_running_loop().call_soon(event.set)
+    await clock.wait(event, 60.0)
+    assert clock.lateness() is None, "no timer ended"
+
+
 def test_it_shows_the_servers_time_of_day_once_that_is_known() -> None:
     server = ServerTime()
     clock, began = SystemClock(server), time.time()

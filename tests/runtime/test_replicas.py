@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -243,6 +244,23 @@ async def test_what_cannot_be_read_counts_as_silence() -> None:
         stranger.publish(PRESENCE, msgspec.json.encode({"schema": 1, "id": "z", "unknown": {"field": 1}}))
         await world.clock.run(0.1)
         assert set(a.others) == {"z"}
+
+
+async def test_one_that_hears_nothing_new_wakes_up_for_its_reports_only() -> None:
+    async with running() as world:
+        world.start("a")
+        world.bus.record, sleeps, wait = True, list[float](), world.clock.wait
+
+        async def counting(event: asyncio.Event, seconds: float) -> None:
+            sleeps.append(seconds)
+            await wait(event, seconds)
+
+        with (
+            patch.object(world.clock, "wait", counting),
+            patch.object(world.clock, "sleep", wraps=world.clock.sleep) as short,
+        ):
+            await world.clock.run(10.5)
+        assert short.call_count == len(sleeps) == len(world.bus.sent) == 11, "it sleeps within `wait` only"
 
 
 async def test_a_flood_of_forged_newcomers_is_answered_rarely_and_remembered_within_bounds() -> None:

@@ -13,9 +13,11 @@ from nats_backpressure.config.settings import Settings
 if TYPE_CHECKING:
     from nats_backpressure.runtime.ports import Clock
 
-LOOK_EVERY: Final = 1.0
-"""Seconds between two looks at the file. A change is read once two looks in a row see the same: before, the file may
-still be being written."""
+LOOK_EVERY: Final = 4.0
+"""Seconds between two looks at the file: with its thread, one costs as much as two looks at the streams."""
+SETTLED: Final = 1.0
+"""Seconds from a look that sees another file to the next one. A change is read once two looks in a row see the same:
+before, the file may still be being written."""
 
 Version = tuple[int, ...] | None
 """What tells one content of a file from another, without reading it; None for what is no file."""
@@ -45,7 +47,7 @@ class FollowedFile:
         """Reload after each change, until cancelled. `reload` must call `read`, which may refuse what it finds: it is
         then not read again before the next change."""
         while True:
-            await clock.sleep(LOOK_EVERY)
+            await clock.sleep(LOOK_EVERY if self._seen == self._read else SETTLED)
             # In a thread: a file system over the network may hang.
             if await asyncio.to_thread(self.changed):
                 await reload()

@@ -27,6 +27,7 @@ class SystemClock:
         self._server = server or ServerTime()
         self._sleepers: dict[Waiter, float] = {}
         """Long sleeps, with the monotonic time at which each should end."""
+        self._late: float | None = None
 
     def now(self) -> Now:
         mono = time.monotonic()
@@ -56,7 +57,8 @@ class SystemClock:
         if seconds >= LONG:
             self._sleepers[waiter] = time.monotonic() + seconds
             seconds += LATER
-        timer = asyncio.get_running_loop().call_later(max(0.0, seconds), _end, waiter)
+        seconds = max(0.0, seconds)
+        timer = asyncio.get_running_loop().call_later(seconds, self._time_out, waiter, time.monotonic() + seconds)
         try:
             await waiter
         finally:
@@ -68,6 +70,14 @@ class SystemClock:
         for waiter, at in self._sleepers.items():
             if at <= now:
                 _end(waiter)
+
+    def _time_out(self, waiter: Waiter, due_at: float) -> None:
+        self._late = max(0.0, time.monotonic() - due_at)
+        _end(waiter)
+
+    def lateness(self) -> float | None:
+        late, self._late = self._late, None
+        return late
 
     def random(self) -> float:
         return random.random()

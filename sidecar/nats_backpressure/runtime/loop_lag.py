@@ -8,14 +8,12 @@ from nats_backpressure.runtime.ports import Clock
 
 EVERY = 1.0
 """Seconds between two measurements."""
-TIMER = 0.01
-"""Seconds of the timer whose delay is measured: a short one, which the clock does not let end later than asked for."""
 
 
 async def measure_loop_lag(clock: Clock, report: Callable[[float], None]) -> None:
-    """Call `report` with the delay in seconds, until cancelled."""
+    """Call `report` with the delay in seconds of the newest timer, until cancelled. A timer of its own would be one
+    more wake-up."""
     while True:
         await clock.sleep(EVERY)
-        due_at = clock.now().mono + TIMER
-        await clock.sleep(TIMER)
-        report(max(0.0, clock.now().mono - due_at))
+        if (late := clock.lateness()) is not None:
+            report(late)

@@ -264,5 +264,8 @@ class Clock(TimeSource, Protocol):
         """The process is awake for something that comes often: end what should be over by now. Without this call, long
         sleeps and waits may last a little longer."""
 
+    def lateness(self) -> float | None:
+        """Seconds by which the newest timer ended later than asked for; None where none ended since the last call."""
+
     def random(self) -> float:
         """A random number from 0 up to 1, for jitter."""

@@ -107,8 +107,10 @@ class Replicas:
             self._due.clear()
             self.publish()
             self.update()
-            await self._clock.sleep(ANSWERS_APART)
-            await self._clock.wait(self._due, EVERY - ANSWERS_APART)
+            soonest = self._clock.mono() + ANSWERS_APART
+            await self._clock.wait(self._due, EVERY)
+            if (early := soonest - self._clock.mono()) > 0:
+                await self._clock.sleep(early)
 
     def set_policies(self, mark: str) -> None:
         """The policies of the settings file have this mark now."""

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats import event_publisher
 from nats_backpressure.adapters.nats.api import JetStreamApi, Message
+from nats_backpressure.adapters.nats.api_types import PubAck
 from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
 from nats_backpressure.adapters.nats.resources import Resources
 from nats_backpressure.protocol.subjects import encode
@@ -230,3 +231,34 @@ async def test_the_status_and_the_seq_of_the_last_event_are_of_one_moment(before
     last = await JetStreamEventPublisher(js, NAMES, lambda event: pytest.fail("nothing is published")).last(SUBJECT)  # type: ignore[arg-type]  # of the API only `last` is used
     assert last is not None
     assert (last.seq, last.status) in [(1, Status.WARNING), (2, Status.ACTIVE)]
+
+
+class _CountedRequests:
+    """The API as a publisher sees it, with what it asked for."""
+
+    def __init__(self, js: JetStreamApi) -> None:
+        self._js, self.asked = js, list[str]()
+
+    async def last(self, stream: str, subject: str) -> Message | None:
+        self.asked.append(subject)
+        return await self._js.last(stream, subject)
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> PubAck:
+        return await self._js.publish(subject, payload, headers)
+
+
+@pytest.mark.parametrize(
+    ("before", "requests"),
+    [((), 1), ((EventType.ACTIVE,), 1), ((EventType.ACTIVE, EventType.RECOVERY), 2)],
+    ids=["the first event", "the same type as the last", "another type than the last"],
+)
+async def test_what_the_last_event_shows_is_not_asked_for_again(
+    nc: Client, before: tuple[EventType, ...], requests: int
+) -> None:
+    async with real(nc) as (connection, _, publisher):
+        for seq, kind in enumerate(before, 1):
+            await publisher.publish(event(seq, kind))
+        js = _CountedRequests(JetStreamApi(connection))
+        mine = JetStreamEventPublisher(js, NAMES, publisher._render)  # type: ignore[arg-type]  # of the API these two are used
+        await mine.publish(event(len(before) + 1))
+        assert len(js.asked) == requests and await count(nc) == len(before) + 1

@@ -64,9 +64,10 @@ async def test_a_reader_that_reads_on_returns_what_a_new_one_returns(
         clock.advance(later)
         script._answers["CONSUMER_LIST"] = listed(consumers, at, cluster=cluster, times=times)
         reading, new = await reader.consumers("S"), await Reader(script).consumers("S")
-        assert list(map(without_times, reading.samples)) == list(map(without_times, new.samples))
-        assert [each.since_delivery for each in reading.samples] == pytest.approx(
-            [each.since_delivery for each in new.samples], abs=1e-3
+        ours, theirs = (sorted(one.samples, key=lambda sample: sample.key) for one in (reading, new))
+        assert list(map(without_times, ours)) == list(map(without_times, theirs))
+        assert [each.since_delivery for each in ours] == pytest.approx(
+            [each.since_delivery for each in theirs], abs=1e-3
         )
         assert {each.at for each in reading.samples} == {clock.now()}
 
@@ -79,4 +80,14 @@ async def test_those_at_rest_are_decoded_once() -> None:
     with patch.object(repeated_consumers, "_CONSUMER", wraps=repeated_consumers._CONSUMER) as decoder:
         second = await reader.consumers("S")
     assert decoder.decode.call_count == 1
-    assert second.samples[0].config is first.samples[0].config and second.samples[1].pending == 1
+    assert second.samples[1].config is first.samples[0].config and second.samples[0].pending == 1
+
+
+async def test_those_that_moved_come_first() -> None:
+    script = Scripted(CONSUMER_LIST=listed([{}] * 9, 0.0, cluster=False, times=True))
+    reader = Reader(script)
+    await reader.consumers("S")
+    moved: list[dict[str, Any]] = [{"num_pending": 77} if n in (4, 7) else {} for n in range(9)]
+    script._answers["CONSUMER_LIST"] = listed(moved, 5.0, cluster=False, times=True)
+    names = [sample.key.consumer for sample in (await reader.consumers("S")).samples]
+    assert names == ["c4", "c7", "c0", "c1", "c2", "c3", "c5", "c6", "c8"]

@@ -36,6 +36,8 @@ CONNECT_TIMEOUT = 2.0
 """Seconds for connecting to one server."""
 PROBE_EVERY = PROBE_TIMEOUT = 2.0
 """Seconds between round trips, and for one of them; two that fail in a row end the client."""
+NO_PINGS = 86_400
+"""Seconds between two PINGs of nats-py itself: those of this supervisor are enough."""
 SET_UP_WITHIN = 15.0
 """Seconds for connecting and for all subscriptions."""
 FIRST_DENIED, LAST_DENIED = 5.0, 300.0
@@ -139,7 +141,7 @@ class Connection:
         client = PatchedClient(self._may_publish, self._note)
         try:
             async with asyncio.timeout(SET_UP_WITHIN):
-                more = {"ping_interval": 10, "lame_duck_mode_cb": client.on_end, "no_echo": not self._echo}
+                more = {"ping_interval": NO_PINGS, "lame_duck_mode_cb": client.on_end, "no_echo": not self._echo}
                 await client.open(self._nats, self.name, CONNECT_TIMEOUT, **more)
                 self._client, self._connected_at = client, math.inf  # nothing counts before all is subscribed to
                 self.epoch += 1

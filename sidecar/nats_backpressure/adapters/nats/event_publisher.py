@@ -130,8 +130,10 @@ class JetStreamEventPublisher:
     async def _look(self, event: SubjectEvent, mine: OwnEvent) -> tuple[PublishStep, StoredPosition]:
         """The next step for an event by what the stream holds, and the newest message on its subject."""
         subject = self._names.event(event.type.value, event.subject)
-        top = await self._top(event.subject)
-        newest = await self._newest(subject)
+        newest = await self._newest(self._names.event("*", event.subject))
+        top = await self._seq_at(newest, event.subject)
+        if newest is not None and newest.subject != subject:
+            newest = await self._newest(subject)
         if newest is None:
             return publish_check.step_before_publish(mine, StoredPosition(), top), StoredPosition()
         stored = _stored(newest, event.subject)
@@ -228,7 +230,10 @@ class JetStreamEventPublisher:
 
     async def _top(self, subject: str) -> int:
         """The highest `seq` published of a subject; one message that is not ours does not hide it."""
-        newest = await self._newest(self._names.event("*", subject))
+        return await self._seq_at(await self._newest(self._names.event("*", subject)), subject)
+
+    async def _seq_at(self, newest: Message | None, subject: str) -> int:
+        """The highest `seq` published up to the newest message of any type."""
         if newest is None:
             return 0
         if (seq := _read(newest, subject).seq) > 0:

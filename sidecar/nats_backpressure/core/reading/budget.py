@@ -11,7 +11,7 @@ QUIET_INTERVAL = 1.0
 """Seconds between two readings of a consumer that is neither hot nor idle: what stall, diagnosis and people need."""
 BURST = 0.2
 """Seconds of the budget that may be used at once after a pause."""
-LOOKS_PER_READING = 0.65
+LOOKS_PER_READING = 0.6
 """Looks for each reading of what is hot: looks are nearly all that an idle sidecar does, and nearly all its cost."""
 LOOK_SHARE = 0.5
 """The share of the requests that looks may use."""
