@@ -98,7 +98,7 @@ async def test_every_query_of_ours_returns_rows_of_a_real_sidecar(watched: tuple
     metrics = set[str]().union(*(metrics_in(rule["expr"]) for rule in ALL_RULES))
     records = {rule["record"]: rule["record"] for rule in ALL_RULES if "record" in rule}
     await rows(prometheus, panel_queries() | keda_queries() | {name: name for name in metrics} | records)
-    rules = {rule["name"]: rule for rule in await prometheus.rules()}
+    rules = {rule["name"]: rule for rule in await prometheus.evaluated()}
     assert {rule["alert"] for rule in ALERTS} <= set(rules)
     assert {rule["health"] for rule in rules.values()} == {"ok"}, rules
     [variable] = [each["definition"] for each in DASHBOARD["templating"]["list"] if each["name"] == "subject"]
@@ -119,7 +119,7 @@ async def test_a_deleted_consumer_is_gone_and_pages_nobody(watched: tuple[Promet
     await rows(prometheus, {"watched": 'router_backpressure_status{subject="old"} == 0'})
     await js.delete_consumer("OLD", "router")
     await rows(prometheus, {"gone": 'router_backpressure_freshness{subject="old",reason="gone"}'})
-    await asyncio.sleep(2)  # another scrape: the rule sees what holds from now on
+    await prometheus.scraped()  # the rule sees what holds from now on
     assert not await prometheus.query(unknown["expr"])
     await Wire(nc).ask("forget.old")
 

@@ -8,6 +8,7 @@ import os
 import ssl
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import yaml
 
 from tests.deploy.rendering import KUSTOMIZE, OURS, Manifest, containers, one, pod_templates, rendered, sidecar_of
 from tests.support.servers import free_port, server_binary
+from tests.support.sidecar import STARTS_WITHIN, eventually
 
 TLS, CA = "/etc/nats-tls", "/etc/nats-ca"
 
@@ -101,17 +103,17 @@ async def test_everybody_connects_as_rendered(
 
 async def up(port: int, ca: Path) -> None:
     context = ssl.create_default_context(cafile=str(ca))
-    for _ in range(200):
-        try:
+
+    async def look() -> bool:
+        with suppress(Exception):
             client = await nats.connect(
                 f"tls://localhost:{port}", tls=context, allow_reconnect=False, connect_timeout=1
             )
-        except Exception:
-            await asyncio.sleep(0.05)
-        else:
             await client.close()
-            return
-    raise AssertionError("the server does not accept TLS")
+            return True
+        return False
+
+    await eventually(look, "the server to accept TLS", STARTS_WITHIN)
 
 
 async def doctor(config: Path) -> str:

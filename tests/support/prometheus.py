@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from contextlib import suppress
@@ -18,6 +19,8 @@ from tests.support.servers import free_port
 from tests.support.sidecar import eventually
 
 STARTS_WITHIN = 60.0
+EVALUATES_WITHIN = 60.0
+"""Seconds: four intervals of the rules, and a busy machine."""
 
 
 def program(name: str) -> Path:
@@ -78,10 +81,25 @@ class Prometheus:
         """The values of a label of a metric."""
         return await self._get(f"/api/v1/label/{label}/values?{urllib.parse.urlencode({'match[]': of})}")
 
-    async def rules(self) -> list[dict[str, Any]]:
-        """Every rule with its health."""
-        groups = await self._get("/api/v1/rules", "groups")
-        return [rule for group in groups for rule in group["rules"]]
+    async def evaluated(self) -> list[dict[str, Any]]:
+        """Every rule with its health, once each has one: a group waits up to its interval before it begins."""
+
+        async def look() -> list[dict[str, Any]] | None:
+            groups = await self._get("/api/v1/rules", "groups")
+            rules = [rule for group in groups for rule in group["rules"]]
+            return None if any(rule["health"] == "unknown" for rule in rules) else rules
+
+        rules: list[dict[str, Any]] = await eventually(look, "every rule to be evaluated", EVALUATES_WITHIN)
+        return rules
+
+    async def scraped(self) -> None:
+        """Wait until every target has been scraped once more."""
+        since = time.time()
+
+        async def look() -> bool:
+            return not await self.query(f"timestamp(up) <= {since}") and bool(await self.query("up"))
+
+        await eventually(look, "another scrape", EVALUATES_WITHIN)
 
     async def _get(self, path: str, part: str = "") -> list[Any]:
         answer = json.loads(await asyncio.to_thread(_read, self.url + path))
