@@ -22,6 +22,9 @@ async def serving(app: Any) -> AsyncIterator[str]:
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
     while not server.started:
+        if running.done():  # without a port, or without what it needs: its error says which
+            await running
+            raise RuntimeError(f"uvicorn ended before it served on port {port}")
         await asyncio.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{port}"

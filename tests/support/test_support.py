@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nats.aio.client import Client
 from tests.support import servers
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
+from tests.support.serving import serving
 
 
 async def ask(client: Client, timeout: float = 5) -> None:
@@ -51,6 +53,14 @@ async def test_a_server_is_gone_after_its_block_even_when_paused(tmp_path: Path)
         server.pause()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_an_application_that_cannot_be_served_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wsproto", None)  # as where it is not installed
+    monkeypatch.delitem(sys.modules, "uvicorn.protocols.websockets.wsproto_impl", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="wsproto"):
+        async with asyncio.timeout(30), serving(lambda: None):
+            pytest.fail("nothing serves")
 
 
 async def test_a_server_that_cannot_start_reports_why(tmp_path: Path) -> None:
