@@ -364,7 +364,6 @@ def test_the_loop_may_close_it_too(threaded: Make, caplog: pytest.LogCaptureFixt
     client.start()
     thread = client._thread
     assert thread is not None
-    thread._loop.call_soon_threadsafe(client.close)
-    thread._loop.call_soon_threadsafe(client.admit, SUBJECT)
+    thread._loop.call_soon_threadsafe(lambda: (client.close(), client.admit(SUBJECT)))
     assert thread.stop(60)
     assert not [record for record in caplog.records if record.exc_info]
