@@ -48,6 +48,15 @@ async def nc(server: NatsServer) -> AsyncIterator[Client]:
     await client.close()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """In a worker of xdist pytest-cov starts to trace twice: while it reads its options, and for the worker. `no_cover`
+    stops the second only, and everything was traced all the same. So the first is ended before the second begins."""
+    plugin = session.config.pluginmanager.get_plugin("_cov")
+    if hasattr(session.config, "workerinput") and plugin is not None and plugin.cov_controller is not None:
+        plugin.cov_controller.cov.stop()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"server", "start_server"} & set(getattr(item, "fixturenames", ())):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -35,6 +36,12 @@ def test_exploring_multiplies_the_examples_or_uses_a_given_number(
 def test_a_test_with_fewer_examples_has_a_reason() -> None:
     with pytest.raises(ValueError, match="needs `why`"):
         exploring.examples(50, most=700)
+
+
+@pytest.mark.no_cover
+def test_what_is_marked_so_is_not_traced_in_a_worker_either() -> None:
+    """`make test` runs this with coverage and in workers: traced, a simulation takes three times as long."""
+    assert sys.gettrace() is None
 
 
 def test_neither_a_local_database_nor_the_environment_chooses_the_examples() -> None:
