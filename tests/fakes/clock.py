@@ -10,7 +10,8 @@ from itertools import count
 from typing import Any
 
 from nats_backpressure.protocol.timestamps import Now
-from nats_backpressure.runtime.tasks import cancel_and_wait
+
+Waiter = asyncio.Future[bool]
 
 
 class FakeClock:
@@ -20,7 +21,7 @@ class FakeClock:
     def __init__(self, mono: float = 1000.0, wall: float = 1_800_000_000.0, seed: int = 1) -> None:
         self._now, self._offset = Now(mono, wall), wall - mono
         self._random = random.Random(seed)
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._sleepers: list[tuple[float, int, Waiter]] = []
         self._order = count()
 
     def now(self) -> Now:
@@ -41,16 +42,24 @@ class FakeClock:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now.mono + seconds, next(self._order), woken))
-        await woken
+        await self.alarm(seconds)
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
-        waiting = (asyncio.ensure_future(event.wait()), asyncio.ensure_future(self.sleep(seconds)))
+        if event.is_set() or seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken = self.alarm(seconds)
+        event._waiters.append(woken)  # as the real clock does; a task for each of the two took half of a simulation
         try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await woken
         finally:
-            await cancel_and_wait(waiting)
+            event._waiters.remove(woken)
+
+    def alarm(self, seconds: float) -> Waiter:
+        """What is done after so many seconds."""
+        woken: Waiter = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now.mono + seconds, next(self._order), woken))
+        return woken
 
     def end_sleeps(self) -> None: ...
 
@@ -96,7 +105,7 @@ class FakeClock:
     def _move_to(self, moment: float) -> None:
         self._now = Now(moment, moment + self._offset)
         while (due := self._next()) is not None and due <= moment:
-            heapq.heappop(self._sleepers)[2].set_result(None)
+            heapq.heappop(self._sleepers)[2].set_result(False)
 
 
 async def settled() -> None:

@@ -45,7 +45,7 @@ from nats_backpressure.runtime.replicas import Replicas as Others
 from nats_backpressure.runtime.service import Service
 from nats_backpressure.runtime.service_builder import ServiceListeners, ServicePorts, build_service
 from nats_backpressure.runtime.tasks import cancel_and_wait
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import FakeClock, Waiter
 from tests.fakes.hint_source import FakeHintSource
 from tests.fakes.observer import FakeJetStream
 from tests.fakes.replica_channel import FakeBus, FakeReplicaChannel
@@ -136,6 +136,14 @@ class Clock(FakeClock):
         # Nobody wakes early: the two clocks round differently.
         await self._shared.sleep(seconds + ROUNDING if seconds > 0 else 0.0)
         await self.turn()
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        await super().wait(event, seconds)
+        if not event.is_set():
+            await self.turn()
+
+    def alarm(self, seconds: float) -> Waiter:
+        return self._shared.alarm(seconds + ROUNDING)
 
 
 class Link:
