@@ -5,6 +5,7 @@ Waits are from publish to ack, backlogs in units of the target; a minute of 10x 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import replace
 
@@ -22,9 +23,15 @@ SETTLED = 15.0
 """Seconds after which nothing of the onset is left."""
 
 
+@functools.lru_cache(maxsize=16)
+def run(scenario: Scenario) -> Simulation:
+    """Some tests look at the same one; no test changes it."""
+    return Simulation(scenario).run()
+
+
 @pytest.mark.parametrize("name", CALM)
 def test_a_load_below_the_capacity_is_never_refused(name: str) -> None:
-    simulation = Simulation(CALM[name]).run()
+    simulation = run(CALM[name])
     assert {ratio for _, ratio in simulation.ratios} == {1.0}
     assert simulation.statuses == [(0.0, Status.INACTIVE)]
 
@@ -33,7 +40,7 @@ def test_a_load_below_the_capacity_is_never_refused(name: str) -> None:
 def test_the_backlog_is_held(name: str) -> None:
     """Nothing is lost, the worker is never idle for want of admitted work, and who is admitted waits no longer than
     twice the target, the onset included."""
-    simulation = Simulation(HELD[name]).run()
+    simulation = run(HELD[name])
     assert simulation.whole()
     assert simulation.busy(OVERLOAD) >= 0.95
     assert simulation.wait(OVERLOAD) <= 2.0
@@ -42,7 +49,7 @@ def test_the_backlog_is_held(name: str) -> None:
 
 @pytest.mark.parametrize("name", ROUGH)
 def test_where_the_flood_is_faster_than_the_answer_the_worker_still_never_idles(name: str) -> None:
-    simulation = Simulation(ROUGH[name]).run()
+    simulation = run(ROUGH[name])
     assert simulation.whole()
     assert simulation.busy(OVERLOAD) >= 0.95
     assert max(simulation.moves()) <= 2
@@ -52,31 +59,31 @@ def test_where_the_flood_is_faster_than_the_answer_the_worker_still_never_idles(
     "name", ["10x, read each 0.5 s", "10x, decisions arrive after a second", "10x, a target of 0.5 s"]
 )
 def test_once_the_onset_is_over_a_slow_loop_holds_the_target_too(name: str) -> None:
-    assert Simulation(ROUGH[name]).run().wait(OVERLOAD + 30) <= 1.8
+    assert run(ROUGH[name]).wait(OVERLOAD + 30) <= 1.8
 
 
 def test_a_dead_worker_gets_no_more_than_two_targets_and_the_floor() -> None:
-    simulation = Simulation(ROUGH["10x, worker dead for 15 s"]).run()
+    simulation = run(ROUGH["10x, worker dead for 15 s"])
     assert simulation.highest(50) <= 2.5
     assert simulation.goodput(65) >= 0.95, "and has work when it is back"
 
 
 def test_at_more_than_can_be_steered_gateways_are_held_at_the_floor() -> None:
-    simulation = Simulation(to(10, direct=0.3, seconds=60.0)).run()
+    simulation = run(to(10, direct=0.3, seconds=60.0))
     assert simulation.ratios[-1][1] == simulation.s.floor
 
 
 @pytest.mark.parametrize("name", ["10x, silence, 10x", "10x, down to 0.5x, 10x"])
 def test_the_return_is_half_open(name: str) -> None:
     """In each second it opens by a quarter at most, and by the one step that was held back before."""
-    ratios = [ratio for _, ratio in Simulation(HELD[name]).run().ratios]
+    ratios = [ratio for _, ratio in run(HELD[name]).ratios]
     assert all(b <= a + RISE + SHARE_STEP * b for a, b in zip(ratios, ratios[10:], strict=False))
     assert max(ratios[500:]) == 1.0
 
 
 def test_nobody_else_is_refused_while_the_backlog_is_below_half_its_target() -> None:
     """Below half the ratio only ever grows, and within eight seconds everybody is admitted."""
-    simulation = Simulation(HELD["10x, down to 0.5x, 10x"]).run()
+    simulation = run(HELD["10x, down to 0.5x, 10x"])
     half = simulation.s.capacity * simulation.s.target / 2
     ratios = [ratio for _, ratio in simulation.ratios]
     steps = zip(simulation.backlogs[1:], itertools.pairwise(ratios), strict=True)
@@ -86,19 +93,19 @@ def test_nobody_else_is_refused_while_the_backlog_is_below_half_its_target() -> 
 
 
 def test_retry_after_grows_while_refused_callers_return_too_early() -> None:
-    retry_afters = [after for at, after in Simulation(HELD["10x, 3 retries"]).run().retry_afters if at > OVERLOAD + 2]
+    retry_afters = [after for at, after in run(HELD["10x, 3 retries"]).retry_afters if at > OVERLOAD + 2]
     assert retry_afters[0] <= 4
     assert max(retry_afters) == retry_afters[-1] == 30
 
 
 @pytest.mark.parametrize("reports", [0.0, 1.0])
 def test_twenty_gateways_hold_what_one_holds(reports: float) -> None:
-    one, twenty = (Simulation(to(10, gateways=n, reports=reports, seconds=60.0)).run() for n in (1, 20))
+    one, twenty = (run(to(10, gateways=n, reports=reports, seconds=60.0)) for n in (1, 20))
     assert twenty.wait(OVERLOAD + SETTLED) == pytest.approx(one.wait(OVERLOAD + SETTLED), rel=0.1)
 
 
 def test_reports_show_who_asks_nobody_sooner() -> None:
-    blind, reporting = (Simulation(HELD[f"3x, 30 % without a gateway{more}"]).run() for more in ("", ", reports"))
+    blind, reporting = (run(HELD[f"3x, 30 % without a gateway{more}"]) for more in ("", ", reports"))
     assert reporting.wait(OVERLOAD) < 0.8 * blind.wait(OVERLOAD)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nats_backpressure.core.model.member import Latches
 from nats_backpressure.core.model.reading import Reading
@@ -15,12 +17,10 @@ from nats_backpressure.core.status import latches, thresholds
 from nats_backpressure.policy.schema import Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Status
-
-pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
+from tests.support.exploring import examples
 
 KEY = ConsumerKey("S", "c")
-RUNS = 700
-"""Seeds per shape of load and mark; with the shapes and marks below, thousands of runs."""
+SEEDS = st.integers(0, 2**32)
 SAMPLES = 150
 INTERVAL = 0.5
 POLICY = Policy()
@@ -78,26 +78,39 @@ def changes(seen: list[Status], level: Status) -> tuple[int, int]:
     return pairs.count((False, True)), pairs.count((True, False))
 
 
-@pytest.mark.parametrize(("mark", "level"), [(MARK, Status.WARNING), (ALONE, Status.ACTIVE)], ids=["mark", "alone"])
-@pytest.mark.parametrize("load", [sine, sawtooth, walk])
-def test_the_status_changes_only_when_the_load_crosses_both_marks(load: Load, mark: float, level: Status) -> None:
-    moved = 0
-    for seed in range(RUNS):
-        values = list(load(random.Random(seed), mark))
-        rises, falls = changes(statuses(values), level)
-        expected_rises, expected_falls = crossings(values, mark)
-        assert rises <= expected_rises, f"seed {seed}: {rises} rises for {expected_rises} crossings"
-        assert falls <= expected_falls, f"seed {seed}: {falls} falls for {expected_falls} crossings"
-        assert rises - falls in (0, 1)
-        moved += rises
-    assert moved > RUNS / 2, "the loads do cross the mark"
+LEVELS = pytest.mark.parametrize(
+    ("mark", "level"), [(MARK, Status.WARNING), (ALONE, Status.ACTIVE)], ids=["mark", "alone"]
+)
+LOADS = pytest.mark.parametrize("load", [sine, sawtooth, walk])
 
 
-def test_a_fall_takes_the_whole_hold_at_or_below_the_release_mark() -> None:
-    for seed in range(RUNS):
-        values = list(walk(random.Random(seed), MARK))
-        seen = statuses(values)
-        for n in range(1, SAMPLES):
-            if seen[n] < seen[n - 1]:
-                held = math.ceil(POLICY.recovery_hold_seconds / INTERVAL) + 1
-                assert all(value <= MARK * POLICY.recovery_threshold for value in values[n - held + 1 : n + 1])
+@LEVELS
+@LOADS
+@settings(max_examples=examples(300))
+@given(seed=SEEDS)
+def test_the_status_changes_only_when_the_load_crosses_both_marks(
+    load: Load, mark: float, level: Status, seed: int
+) -> None:
+    values = list(load(random.Random(seed), mark))
+    rises, falls = changes(statuses(values), level)
+    expected_rises, expected_falls = crossings(values, mark)
+    assert rises <= expected_rises and falls <= expected_falls
+    assert rises - falls in (0, 1)
+
+
+@LEVELS
+@LOADS
+def test_the_loads_do_cross_the_mark(load: Load, mark: float, level: Status) -> None:
+    moved = [changes(statuses(list(load(random.Random(seed), mark))), level)[0] for seed in range(20)]
+    assert sum(moved) > len(moved) / 2
+
+
+@settings(max_examples=examples(300))
+@given(seed=SEEDS)
+def test_a_fall_takes_the_whole_hold_at_or_below_the_release_mark(seed: int) -> None:
+    values = list(walk(random.Random(seed), MARK))
+    seen = statuses(values)
+    for n in range(1, SAMPLES):
+        if seen[n] < seen[n - 1]:
+            held = math.ceil(POLICY.recovery_hold_seconds / INTERVAL) + 1
+            assert all(value <= MARK * POLICY.recovery_threshold for value in values[n - held + 1 : n + 1])

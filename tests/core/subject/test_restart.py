@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.core.signals.tracker import ConsumerTracker
@@ -14,6 +16,7 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import Diagnosis, Status
 from tests.core.signals.test_tracker import KEY, Consumer
 from tests.simulations.consumer_life import EVERY, QUIET, Life, Step, nothing, steady, work
+from tests.support.exploring import examples
 
 
 def slow_samples(consumer: Consumer) -> None:
@@ -240,8 +243,8 @@ EVIDENCE = 13.0
 what a diagnosis and a release take."""
 
 
-@pytest.mark.parametrize("seed", range(40))
-@pytest.mark.no_cover  # traced, it takes four times as long
+@settings(max_examples=examples(30, most=400, why="0.3 s each: two lives of minutes"))
+@given(seed=st.integers(0, 2**32))
 def test_a_run_that_is_cut_comes_to_what_the_whole_run_comes_to(seed: int) -> None:
     """The same load twice, steady for some time, then another; one life is cut short somewhere. Within what evidence
     takes, the cut one neither falls nor rises where the other did not."""
