@@ -21,6 +21,8 @@ SBOM := build/sbom/nats-backpressure.cdx.json
 CYCLONEDX := 7.5.0
 QUIETLY := --quiet --disable-pip-version-check
 SHELL := /bin/bash
+# Empty: Python keeps what it compiled, also where the environment forbids it. The tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help venv demo image sbom docs examples test lint test-all test-slow test-long test-properties test-containers test-versions chaos bench bench-gate bench-overload bench-replicas clean
 
