@@ -156,7 +156,7 @@ def play(world: World, run: Any) -> None:
         world.read(*between)
 
 
-TOGETHER = settings(max_examples=examples(50, most=2500, why="4 ms each, and the kinds of a statement share its strategy"))
+TOGETHER = settings(max_examples=examples(50, most=2500, why="4 ms each, and all kinds share a strategy"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
