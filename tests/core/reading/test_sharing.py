@@ -152,7 +152,7 @@ def test_after_a_goodbye_the_next_one_reads_when_it_is_due() -> None:
         pytest.param(0.1, 0.001, 0.0, 0.6, id="the least"),
         pytest.param(1.0, 0.001, 0.0, 3.0, id="three intervals"),
         pytest.param(0.1, 4.0, 0.0, 8.0, id="twice what a list takes"),
-        pytest.param(0.1, 0.001, 1.0, 0.8, id="the last in line"),
+        pytest.param(0.1, 0.001, 1.0, 0.7, id="the last in line"),
     ],
 )
 def test_the_silence(interval: float, took: float, share: float, seconds: float) -> None:

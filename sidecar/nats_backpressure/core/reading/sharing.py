@@ -26,7 +26,7 @@ MISSED_INTERVALS = 3
 """Readings that must be missing before another replica reads."""
 MISSED_ANSWERS = 2
 """How many times as long as the last reading took a further one may take."""
-APART = 0.2
+APART = 0.1
 """Seconds between the first and the last replica in line, so that only the first one reads."""
 
 
