@@ -42,7 +42,7 @@ SCALES: dict[Size, Scale] = {"full": Scale(10_000, 20, 7), "quick": Scale(2000, 
 class _Requester:
     """What the observer needs of a connection."""
 
-    epoch = 1
+    epoch, round_trip = 1, 0.0
 
     def __init__(self, client: Client) -> None:
         self._client = client

@@ -27,7 +27,7 @@ SETTLES_WITHIN = 15.0
 class Direct:
     """Just enough of a connection: the test's own client."""
 
-    epoch = 1
+    epoch, round_trip = 1, 0.0
 
     def __init__(self, client: Client) -> None:
         self._client = client

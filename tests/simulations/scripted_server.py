@@ -51,7 +51,7 @@ class Scripted:
     """A server whose reply the test sets: bytes, anything as JSON, an exception, or a function of the request."""
 
     def __init__(self, **answers: Any) -> None:
-        self.epoch = 1
+        self.epoch, self.round_trip = 1, 0.0
         self.asked: list[tuple[str, bytes]] = []
         self._answers = {"STREAM_INFO": stream(), **answers}
 

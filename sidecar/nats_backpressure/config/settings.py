@@ -56,7 +56,8 @@ class Observe(Struct, frozen=True, forbid_unknown_fields=True):
     is read more rarely by the same factor (metric `read_stretch`)."""
     server_share: Annotated[float, Meta(ge=0.0001, le=1)] = 0.05
     """Share of its time that the server may spend on answering our reads of one stream: reads that each
-    took 5 ms follow one another after 100 ms at 0.05. After a calm, 50 ms of its time may be spent at once."""
+    took 5 ms follow one another after 100 ms at 0.05. After a calm, 50 ms of its time may be spent at once. What
+    the link takes there and back is no time of the server."""
     stale_after_seconds: Seconds = 10
     """Seconds without a new proof after which a status is `stale`."""
     unknown_after_seconds: Seconds = 30

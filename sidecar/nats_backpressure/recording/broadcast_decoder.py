@@ -213,7 +213,8 @@ class BroadcastDecoder:
             if n % PAUSE_AFTER == 0:
                 yield
         complete = body.header.complete and not end.partly
-        return StreamsReading(tuple(looks), complete, body.header.took, 0, end.only, body.header.server_time)
+        header = body.header
+        return StreamsReading(tuple(looks), complete, header.took, 0, end.only, header.server_time, trip=header.trip)
 
     def base(self) -> StreamLook | None:
         """The look that was answered before the reading of the last message was asked for."""

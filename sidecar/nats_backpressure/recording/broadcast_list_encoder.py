@@ -57,6 +57,7 @@ class ListEncoder:
             self.messages.header(asked, position, now.mono),
             first=now.mono,
             took=reading.took,
+            trip=reading.trip,
             complete=reading.complete,
             server_time=reading.server_time,
         )

@@ -44,7 +44,7 @@ class StreamsReading(Struct, frozen=True):
     complete: bool
     """Whether these are all there are: only then does an absence mean anything."""
     took: float
-    """Seconds the server took to answer, without the time we held ourselves back."""
+    """Seconds until it was answered, without the time we held ourselves back."""
     epoch: int
     """The connection it was read on."""
     partial: bool = False
@@ -56,6 +56,13 @@ class StreamsReading(Struct, frozen=True):
     the same, with the configuration alone."""
     named: bool = False
     """Whether, where it is not complete, those shown and `missing` are all there are."""
+    trip: float = 0.0
+    """Seconds of `took` that the link needed: no time of the server."""
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the server spent."""
+        return self.took - self.trip
 
 
 class ConsumersReading(Struct, frozen=True):
@@ -75,6 +82,13 @@ class ConsumersReading(Struct, frozen=True):
     """How many were left out of which not even the name could be read."""
     partial: bool = False
     """Whether only some consumers were asked for."""
+    trip: float = 0.0
+    """Seconds of `took` that the link needed."""
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the server spent."""
+        return self.took - self.trip
 
     @property
     def unread(self) -> frozenset[str]:

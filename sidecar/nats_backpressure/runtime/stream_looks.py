@@ -159,7 +159,7 @@ class StreamLooks:
             self.plan.fail_list()
         else:
             self._shared.end(ALL_STREAMS, LISTS, failed=False)
-            self.plan.finish_list(len(reading.looks), reading.took)
+            self.plan.finish_list(len(reading.looks), reading.took, reading.trip)
             came_at = self._clock.mono()
             self._take_time(reading, asked_at, came_at)
             self._take_list(reading, asked_at, answer_time(asked_at, came_at, reading.took))
@@ -184,7 +184,7 @@ class StreamLooks:
     def _receive_list(self, received: Received, reading: StreamsReading) -> bool:
         if received.asked_at <= self._newest_list or not self._shared.receive(received, tuple(Level)):
             return False
-        self.plan.receive_list(received.asked_at, len(reading.looks), reading.took)
+        self.plan.receive_list(received.asked_at, len(reading.looks), reading.took, reading.trip)
         self._take_time(reading, received.asked_at, received.sent_at)
         answered_at = answer_time(received.asked_at, received.sent_at, reading.took)
         self._take_list(reading, received.asked_at, answered_at, LATE)
@@ -222,7 +222,7 @@ class StreamLooks:
             stream.look_after = self._clock.mono() + stream.look_retry
         else:
             stream.look_retry = 0.0
-            self.plan.finish_look(reading.took)
+            self.plan.finish_look(reading.took, reading.trip)
             for look in reading.looks:
                 self._on_look(stream.name, look, answer_time(asked_at, self._clock.mono(), reading.took))
         finally:

@@ -119,7 +119,7 @@ class StreamReadings:
         """Take in a list of a stream: what it shows, and what it lacks."""
         members = self._registry.members.of_stream(poll.name)
         poll.plan.listed = len(reading.samples) + len(reading.unread) + reading.unnamed
-        poll.plan.listed_seconds = reading.took
+        poll.plan.listed_seconds = reading.spent
         under = await self._take_samples(poll, reading, base, asked_at, members)
         self._intake.count_left_out(poll.stream, reading.samples)
         is_whole = reading.whole and not reading.unread
@@ -151,7 +151,7 @@ class StreamReadings:
     async def take_some(self, poll: StreamPoll, reading: ConsumersReading, base: Base, asked_at: float) -> None:
         """Take in a reading of some consumers."""
         if reading.samples:
-            poll.plan.single_seconds = reading.took / (len(reading.samples) + 1)
+            poll.plan.single_seconds = reading.spent / (len(reading.samples) + 1)
         before = {sample.key: poll.stream.under.get(sample.key, ()) for sample in reading.samples}
         under = await self._take_samples(poll, reading, base, asked_at, before)
         moved = {key: subjects for key, subjects in under.items() if set(subjects) != set(before.get(key, ()))}
@@ -165,10 +165,10 @@ class StreamReadings:
 
     def _finish(self, poll: StreamPoll, reading: ConsumersReading) -> None:
         """An own reading was answered."""
-        self._on_read(reading.took)
+        self._on_read(reading.spent)
         self._shared.end(poll.name, Level.QUIET if reading.partial else Level.ALL, failed=False)
         if reading.samples or not reading.partial:
-            poll.plan.finish(reading.took, self._clock.random(), partial=reading.partial)
+            poll.plan.finish(reading.took, self._clock.random(), trip=reading.trip, partial=reading.partial)
 
     def take_look(self, poll: StreamPoll, look: StreamLook, at: float) -> None:
         """Take in the look that came with a reading; its samples come next."""

@@ -81,6 +81,18 @@ async def test_replies_prove_the_link_so_that_no_round_trip_is_made(
         assert asked == 3
 
 
+async def test_the_link_is_measured_when_it_is_there(server: NatsServer) -> None:
+    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_every=60) as (connection, _):
+        proxy.delay = 0.05
+        await up(connection)
+
+        async def measured() -> bool:
+            return connection.round_trip > 0
+
+        await eventually(measured, "the answer to a PING")
+        assert connection.round_trip >= 0.1
+
+
 async def test_an_answered_request_proves_that_messages_come(server: NatsServer) -> None:
     async with connected(options(server), probe_every=600) as (connection, _):
         await up(connection)

@@ -15,7 +15,8 @@ from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime import ports
 from nats_backpressure.runtime.observations import ConsumerGone, StreamGone, Unavailable
-from tests.simulations.scripted_server import Reader, Scripted, consumer, names, page, read, stream
+from tests.fakes.clock import FakeClock
+from tests.simulations.scripted_server import Message, Reader, Scripted, consumer, names, page, read, stream
 
 
 async def test_new_fields_are_ignored_and_missing_fields_are_zero() -> None:
@@ -221,3 +222,25 @@ def assert_sound(sample: Sample) -> None:
     numbers = (sample.pending, sample.inflight, sample.redelivered, sample.delivered_stream, sample.floor_consumer)
     assert all(type(n) is int and 0 <= n < 2**63 for n in numbers)
     assert sample.since_delivery is None or sample.since_delivery >= 0
+
+
+@pytest.mark.parametrize(("round_trip", "share"), [(0.0, 0.0), (0.15, 0.75), (60.0, 1.0)])
+async def test_what_the_link_takes_is_known_of_every_reading(round_trip: float, share: float) -> None:
+    lists = {"STREAM_LIST": {"streams": [stream()], "total": 1, "limit": 256}, "CONSUMER_LIST": page(consumer())}
+    scripted = Scripted(**lists, CONSUMER_INFO=consumer())
+    scripted.round_trip, observer = round_trip, Reader(scripted)
+    answer, clock = scripted.request, observer._clock
+    assert isinstance(clock, FakeClock)
+
+    async def slow(*asked: Any) -> Message:
+        clock.advance(0.2)
+        return await answer(*asked)
+
+    scripted.request = slow  # type: ignore[method-assign]
+    for requests, reading in (
+        (1, await observer.stream("S")),
+        (1, await observer.streams()),
+        (2, await observer.consumers("S")),
+        (2, await observer.consumers("S", ("good",))),
+    ):
+        assert (reading.took, reading.trip) == pytest.approx((0.2 * requests, 0.2 * requests * share))

@@ -93,3 +93,16 @@ def test_an_outage_is_no_interval_between_looks() -> None:
     plan.fail_list()
     plan.start_list(200.0)
     assert plan.reached <= 0.2
+
+
+@pytest.mark.parametrize("watched", [1, 20])
+def test_the_link_makes_looks_no_rarer(watched: int) -> None:
+    budget = Budget(0.1, 8.0, 1000, 0.05)
+    near, far = LookPlan(budget, 1.0), LookPlan(budget, 1.0)
+    for plan, trip in ((near, 0.0), (far, 0.3)):
+        for _ in range(50):
+            plan.finish_list(4, 3e-4 + trip, trip)
+            plan.finish_look(LOOK_SECONDS + trip, trip)
+        plan.make(watched, list_hangs=False)
+    assert (near.list_every, near.look_every) == pytest.approx((far.list_every, far.look_every))
+    assert far.list_took > 0.3, "what others wait for"

@@ -226,6 +226,14 @@ class TestSchedule:
             plan.finish(took, jitter=0.0)
             assert plan.due(LOAD).at == pytest.approx(at + BUDGET.min_interval)
 
+    def test_what_the_link_takes_is_no_time_of_the_server(self) -> None:
+        plan = plan_with(room=0)
+        for at in (1.0, 1.3, 1.6):
+            plan.start(plan.due(LOAD), at, LOAD)
+            plan.finish(took=0.3, trip=0.299, jitter=0.0)
+            assert plan.due(LOAD).at == pytest.approx(at + BUDGET.min_interval)
+            assert plan.took(Level.ALL) == 0.3, "what others wait for"
+
     def test_what_may_have_crossed_a_mark_does_not_wait_for_what_the_last_list_cost(self) -> None:
         plan = plan_with(room=101)
         plan.start(Due(Level.ALL, 1.0, 0.0), 1.0, LOAD)

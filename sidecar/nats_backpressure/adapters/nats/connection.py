@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -38,6 +39,9 @@ PROBE_EVERY = PROBE_TIMEOUT = 2.0
 """Seconds between round trips, and for one of them; two that fail in a row end the client."""
 NO_PINGS = 86_400
 """Seconds between two PINGs of nats-py itself: those of this supervisor are enough."""
+MEASURE_EVERY, MEASURED = 10.0, 3
+"""Seconds between two PINGs that measure the link, and how many of them count: the quickest does, since a busy process
+or server makes the others longer."""
 SET_UP_WITHIN = 15.0
 """Seconds for connecting and for all subscriptions."""
 FIRST_DENIED, LAST_DENIED = 5.0, 300.0
@@ -79,6 +83,8 @@ class Connection:
         self._connected_at = self._answered_at = -math.inf
         """Monotonic times: when the present client was set up (infinite until it is), and when the last PING that was
         answered was sent."""
+        self._round_trips: deque[float] = deque(maxlen=MEASURED)
+        self._measured_at = -math.inf
         self._unreachable = OnceIn(UNREACHABLE_AGAIN)
         self._reached = False
         """Whether a server answered the last client."""
@@ -96,6 +102,11 @@ class Connection:
         if self._client is None or not self._client.is_connected:
             raise Unavailable(NOT_CONNECTED)
         return self._client
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds that a PING takes there and back; 0 before the first one."""
+        return min(self._round_trips, default=0.0)
 
     def listening_time(self, since: float) -> float:
         """For how many seconds after a monotonic moment all that was sent to our subscriptions has surely come."""
@@ -191,6 +202,8 @@ class Connection:
     async def _watch(self, client: PatchedClient) -> None:
         """Return once the client is of no use any more. Only a round trip proves that it is."""
         failures, wait, try_at = 0, self._first_denied, math.inf
+        self._round_trips.clear()
+        self._measured_at = -math.inf
         while not client.ended.is_set() and client.is_connected:
             raise_if_cancelled()
             if failures >= 2:
@@ -206,6 +219,8 @@ class Connection:
                 await self._subscribe_again(client)
                 wait = min(2 * wait, LAST_DENIED)
                 try_at = self._clock.mono() + wait
+            if now - self._measured_at >= MEASURE_EVERY:
+                await self._ping(client)
             replies = client.requests.replies
             if not await sleep_until(client.ended, self._clock, self._probe_every):
                 # A reply to a request of our own proves as much as a PONG.
@@ -221,17 +236,30 @@ class Connection:
     async def _answers(self, client: PatchedClient) -> bool:
         """Whether a PING is answered in time. Not `rtt`: it cancels a future that a late PONG then meets, and the read
         loop ends; one slow answer (or one busy moment of our own) would cost the connection."""
-        pong: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         sent_at = self._clock.mono()
-        try:
-            async with asyncio.timeout(self._probe_timeout):
-                await client._send_ping(pong)
-        except Exception:  # any failure means no
+        if (pong := await self._ping(client)) is None:
             return False
         done, _ = await asyncio.wait({pong}, timeout=self._probe_timeout)
         if done:
             self._answered_at = sent_at
         return bool(done)
+
+    async def _ping(self, client: PatchedClient) -> asyncio.Future[Any] | None:
+        """Send a PING, which measures the link when it is answered; None if that failed."""
+        pong: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        sent_at = self._measured_at = self._clock.mono()
+
+        def answered(pong: asyncio.Future[Any]) -> None:
+            if not pong.cancelled() and client is self._client:
+                self._round_trips.append(self._clock.mono() - sent_at)
+
+        pong.add_done_callback(answered)
+        try:
+            async with asyncio.timeout(self._probe_timeout):
+                await client._send_ping(pong)
+        except Exception:  # whatever it is, no answer will come
+            return None
+        return pong
 
     async def request(self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None = None) -> Msg:
         """One request. Raises Unavailable where no reply came for any reason; the server may have received it. Each of

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 
 from nats_backpressure.adapters.nats.api import UNREADABLE
 from nats_backpressure.adapters.nats.api_types import ListPage
-from nats_backpressure.adapters.nats.observer_requests import ObserverRequests
+from nats_backpressure.adapters.nats.observer_requests import Answer, ObserverRequests
 from nats_backpressure.protocol.subjects import NAME
 from nats_backpressure.protocol.timestamps import Now
 
@@ -37,6 +37,8 @@ class Listed(Struct, Generic[T]):
     complete: bool
     seconds: float
     """How long the requests took."""
+    trip: float = 0.0
+    """The seconds of them that the link needed."""
     pages: int = 0
 
 
@@ -52,20 +54,20 @@ class ListReader:
         self._requests = requests
 
     async def read(
-        self, op: str, kind: ItemReader[T], name_of: Callable[[T], str], first: tuple[bytes, float, Now] | None = None
+        self, op: str, kind: ItemReader[T], name_of: Callable[[T], str], first: Answer | None = None
     ) -> Listed[T]:
         """Page after page; a list that changes meanwhile is read to its end, and is incomplete. `first`: the first
         page, where it was read already."""
         listed: Listed[T] = Listed({}, set(), set(), 0, False, 0.0)
         offset, first_total = 0, None
         for listed.pages in range(1, PAGES_LIMIT + 1):
-            data, took, at = first or await self._requests.ask(op, b'{"offset":%d}' % offset)
+            answer = first or await self._requests.ask(op, b'{"offset":%d}' % offset)
             first = None
-            page, items, bad = self._page(kind, data)
-            listed.seconds += took
+            page, items, bad = self._page(kind, answer.data)
+            listed.seconds, listed.trip = listed.seconds + answer.took, listed.trip + answer.trip
             for item in items:
                 if NAME.fullmatch(name_of(item)):
-                    listed.items[name_of(item)] = (item, at)
+                    listed.items[name_of(item)] = (item, answer.at)
                 else:
                     bad.append(name_of(item))
                     self._requests.dropped("name_unusable")

@@ -54,24 +54,26 @@ class JetStreamObserver:
 
     async def stream(self, name: str) -> StreamsReading:
         epoch = self._requests.epoch
-        data, took, _ = await self._requests.ask(f"STREAM.INFO.{name_token(name)}", b"")
+        info = await self._requests.ask(f"STREAM.INFO.{name_token(name)}", b"")
         self._requests.check_connection(epoch)
-        return StreamsReading((stream_look(self._requests.decoded(_STREAM, data)),), False, took, epoch)
+        look = stream_look(self._requests.decoded(_STREAM, info.data))
+        return StreamsReading((look,), False, info.took, epoch, trip=info.trip)
 
     async def streams(self) -> StreamsReading:
         epoch = self._requests.epoch
         first = await self._requests.ask("STREAM.LIST", FIRST_PAGE)
         self._requests.check_connection(epoch)
-        at = server_time(first[0])
-        if (looks := self._repeated.looks(first[0])) is not None:
-            return StreamsReading(looks, True, first[1], epoch, server_time=at)
+        at = server_time(first.data)
+        if (looks := self._repeated.looks(first.data)) is not None:
+            return StreamsReading(looks, True, first.took, epoch, server_time=at, trip=first.trip)
         listed = await self._lists.read("STREAM.LIST", _Streams(), lambda stream: stream.config.name, first)
         self._requests.check_connection(epoch)
         looks = tuple(stream_look(stream) for stream, _ in listed.items.values())
         complete = listed.complete and not (listed.missing or listed.malformed or listed.unnamed)
-        self._repeated.remember(first[0], looks if complete and listed.pages == 1 else None)
+        self._repeated.remember(first.data, looks if complete and listed.pages == 1 else None)
         missing, named = tuple(sorted(listed.missing)), listed.complete and not (listed.malformed or listed.unnamed)
-        return StreamsReading(looks, complete, listed.seconds, epoch, server_time=at, missing=missing, named=named)
+        took = listed.seconds, epoch
+        return StreamsReading(looks, complete, *took, server_time=at, missing=missing, named=named, trip=listed.trip)
 
     async def consumers(self, stream: str, names: Sequence[str] = ()) -> ConsumersReading:
         """The consumers first, then the stream: in this order the pending messages are within what the stream holds."""
@@ -80,9 +82,9 @@ class JetStreamObserver:
         epoch = self._requests.epoch
         known = self._consumers.of(stream)
         listed = await self._lists.read(f"CONSUMER.LIST.{name_token(stream)}", known, lambda consumer: consumer.name)
-        data, took, _ = await self._requests.ask(f"STREAM.INFO.{name_token(stream)}", b"")
+        info = await self._requests.ask(f"STREAM.INFO.{name_token(stream)}", b"")
         self._requests.check_connection(epoch)
-        look = stream_look(self._requests.decoded(_STREAM, data))
+        look = stream_look(self._requests.decoded(_STREAM, info.data))
         samples, slices = dict[int, Sample](), Slices(self._clock)
         for consumer, at in _moved_first(listed.items.values()):
             shown = consumer.shown  # a sample that repeats counts no `metadata_left_out` again
@@ -92,39 +94,40 @@ class JetStreamObserver:
         self._consumers.remember(stream, samples)
         missing = tuple(sorted(listed.missing - listed.items.keys()))
         malformed = tuple(sorted(listed.malformed - listed.items.keys()))
-        took += listed.seconds
+        took, trip = info.took + listed.seconds, info.trip + listed.trip
         read = tuple(samples.values())
-        return ConsumersReading(look, read, missing, listed.complete, malformed, took, epoch, listed.unnamed)
+        return ConsumersReading(look, read, missing, listed.complete, malformed, took, epoch, listed.unnamed, trip=trip)
 
     async def _singly(self, stream: str, names: Sequence[str]) -> ConsumersReading:
         samples: dict[str, Sample] = {}
-        seconds, names_to_read = 0.0, iter(names)
+        took = trip = 0.0
+        names_to_read = iter(names)
 
         async def read() -> None:
-            nonlocal seconds
+            nonlocal took, trip
             for name in names_to_read:
                 with suppress(Unavailable, ConsumerGone, StreamGone):  # STREAM.INFO decides about the stream
                     op = f"CONSUMER.INFO.{name_token(stream)}.{name_token(name)}"
-                    data, took, at = await self._requests.ask(op, b"", SINGLE_TIMEOUT)
-                    samples[name] = self._sample(stream, self._requests.decoded(_CONSUMER, data), at)
-                    seconds += took
+                    one = await self._requests.ask(op, b"", SINGLE_TIMEOUT)
+                    samples[name] = self._sample(stream, self._requests.decoded(_CONSUMER, one.data), one.at)
+                    took, trip = took + one.took, trip + one.trip
 
         epoch = self._requests.epoch
         await asyncio.gather(*(read() for _ in names[:SINGLES_AT_ONCE]))
-        data, took, _ = await self._requests.ask(f"STREAM.INFO.{name_token(stream)}", b"")
+        info = await self._requests.ask(f"STREAM.INFO.{name_token(stream)}", b"")
         self._requests.check_connection(epoch)
-        look = stream_look(self._requests.decoded(_STREAM, data))
+        look = stream_look(self._requests.decoded(_STREAM, info.data))
         missing = tuple(name for name in names if name not in samples)
-        return ConsumersReading(look, tuple(samples.values()), missing, False, (), seconds + took, epoch, partial=True)
+        read_all, took, trip = tuple(samples.values()), took + info.took, trip + info.trip
+        return ConsumersReading(look, read_all, missing, False, (), took, epoch, partial=True, trip=trip)
 
     async def consumer(self, key: ConsumerKey) -> Sample:
         async with self._missing_turn:
             epoch = self._requests.epoch
-            data, _, at = await self._requests.ask(
-                f"CONSUMER.INFO.{name_token(key.stream)}.{name_token(key.consumer)}", b""
-            )
+            op = f"CONSUMER.INFO.{name_token(key.stream)}.{name_token(key.consumer)}"
+            info = await self._requests.ask(op, b"")
             self._requests.check_connection(epoch)
-        return self._sample(key.stream, self._requests.decoded(_CONSUMER, data), at)
+        return self._sample(key.stream, self._requests.decoded(_CONSUMER, info.data), info.at)
 
     def _sample(self, stream: str, info: ConsumerInfo, at: Now) -> Sample:
         metadata, left_out = policy_metadata(info.config.metadata or {})

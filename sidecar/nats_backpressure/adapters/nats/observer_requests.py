@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from nats_backpressure.adapters.nats.api import NO_STREAM, UNREADABLE
 from nats_backpressure.adapters.nats.api_types import ErrorInfo, Reply
@@ -35,11 +36,27 @@ class Requester(Protocol):
 
     epoch: int
 
+    @property
+    def round_trip(self) -> float:
+        """Seconds that the link needs there and back, as far as it is known."""
+
     def request(self, subject: str, payload: bytes, seconds: float) -> Awaitable[Response]: ...
 
 
 class Response(Protocol):
     data: bytes
+
+
+class Answer(Struct, frozen=True):
+    """A reply without an error."""
+
+    data: bytes
+    took: float
+    """Seconds from the request to the reply."""
+    trip: float
+    """Those of them that the link needed: no time of the server."""
+    at: Now
+    """When it came: PROMPT after its request at the latest, since this process may have been suspended with it."""
 
 
 class ObserverRequests:
@@ -78,9 +95,8 @@ class ObserverRequests:
             self.dropped("consumer_info_malformed")
             raise Unavailable(f"a malformed reply: {str(error)[:120]}") from None
 
-    async def ask(self, op: str, payload: bytes, timeout: float = math.inf) -> tuple[bytes, float, Now]:
-        """The reply, how many seconds it took, and when it came: PROMPT after its request at the latest, since this
-        process may have been suspended with the reply before it. Raises the error in it."""
+    async def ask(self, op: str, payload: bytes, timeout: float = math.inf) -> Answer:
+        """The reply. Raises the error in it."""
         timeout = min(timeout, self._timeout)
         if self._budget is not None and (wait := self._budget.take(self.clock.mono())) > 0:
             await self.clock.sleep(wait)
@@ -101,7 +117,8 @@ class ObserverRequests:
             took = at.mono - asked.mono
             self._count_request(".".join(op.split(".")[:2]), outcome, took)
         late = max(0.0, took - PROMPT)
-        return answer.data, took, Now(at.mono - late, at.wall - late)
+        trip = min(took, self._connection.round_trip)
+        return Answer(answer.data, took, trip, Now(at.mono - late, at.wall - late))
 
 
 def name_token(name: str) -> str:

@@ -18,6 +18,8 @@ class SingleConnection:
 
     epoch = 1
     """As that of a connection that is never replaced."""
+    round_trip = 0.0
+    """Not measured."""
 
     def __init__(self, nats: Nats, name: str, seconds: float) -> None:
         """`seconds`: to connect."""

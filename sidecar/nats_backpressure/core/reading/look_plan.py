@@ -114,22 +114,22 @@ class LookPlan:
     def fail_list(self) -> None:
         self._retry = min(self._discover_every, max(2 * self._retry, self._budget.min_interval))
 
-    def finish_list(self, streams: int, took: float) -> None:
-        """A list was answered, here."""
+    def finish_list(self, streams: int, took: float, trip: float = 0.0) -> None:
+        """A list was answered here after `took` seconds, of which the link needed `trip`."""
         self._retry = 0.0
-        self._measure_list(streams, took)
+        self._measure_list(streams, took, trip)
 
-    def finish_look(self, took: float) -> None:
+    def finish_look(self, took: float, trip: float = 0.0) -> None:
         """A look at one stream was answered, here."""
         self.look_took = took
-        self._look_seconds += SMOOTH * (min(took, SLOW_LIST) - self._look_seconds)
+        self._look_seconds += SMOOTH * (min(took - trip, SLOW_LIST) - self._look_seconds)
 
-    def receive_list(self, asked_at: float, streams: int, took: float) -> None:
+    def receive_list(self, asked_at: float, streams: int, took: float, trip: float = 0.0) -> None:
         """Another replica listed the streams."""
         self.receive_looks(asked_at)
         self._listed_at = max(asked_at, self._listed_at)
         self._hurried = self._hurried and asked_at < self._hurried_at
-        self._measure_list(streams, took)
+        self._measure_list(streams, took, trip)
 
     def receive_looks(self, at: float) -> None:
         """Another replica looked at all that is watched here."""
@@ -139,8 +139,8 @@ class LookPlan:
             self.reached = max(gap, self.reached / 2)
         self._looked_at = max(at, self._looked_at)
 
-    def _measure_list(self, streams: int, took: float) -> None:
-        self._streams, self.list_took = streams, took
-        quick = took < SLOW_LIST and self._list_seconds < SLOW_LIST
+    def _measure_list(self, streams: int, took: float, trip: float) -> None:
+        self._streams, self.list_took, spent = streams, took, took - trip
+        quick = spent < SLOW_LIST and self._list_seconds < SLOW_LIST
         weight = SMOOTH if quick and self._list_seconds else 1.0
-        self._list_seconds += weight * (took - self._list_seconds)
+        self._list_seconds += weight * (spent - self._list_seconds)

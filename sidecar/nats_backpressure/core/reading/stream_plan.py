@@ -227,11 +227,12 @@ class StreamPlan:
         """Seconds that the last reading took of the kind in which this level is read."""
         return self.took_some if self.singles(level) else self.took_list
 
-    def finish(self, took: float, jitter: float, *, partial: bool = False) -> None:
-        """A reading was answered; `jitter`: a random number from 0 to 1."""
+    def finish(self, took: float, jitter: float, *, trip: float = 0.0, partial: bool = False) -> None:
+        """A reading was answered after `took` seconds, of which the link needed `trip`; `jitter`: a random number from
+        0 to 1."""
         self.retry, self.jitter, self.answered = 0.0, jitter, True
         burst = SERVER_BURST / self.budget.server_share
-        paid_at = max(self.tried_at, self.free_at + burst) + took / self.budget.server_share
+        paid_at = max(self.tried_at, self.free_at + burst) + (took - trip) / self.budget.server_share
         self.free_at = min(paid_at - burst, max(self.tried_at, self.free_at) + self.budget.max_interval)
         self._measure(took, partial)
 
