@@ -12,6 +12,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.micro.request import Request
 from structlog.testing import capture_logs
 
 from nats_backpressure import __version__
@@ -21,6 +22,7 @@ from nats_backpressure.adapters.nats.endpoints import LARGEST_REQUEST, ServiceEn
 from nats_backpressure.adapters.nats.patched_client import settled
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol import messages
+from nats_backpressure.protocol.endpoints import ENDPOINTS
 from nats_backpressure.protocol.policies import ConsumerPolicy, EffectivePolicy
 from nats_backpressure.protocol.requests import ConsumerRequest, GatewayRequest, ListRequest, RequestRefused
 from nats_backpressure.protocol.subjects import Names
@@ -338,6 +340,16 @@ async def test_an_exception_is_a_500_without_details(asker: Asker) -> None:
     assert asker.counts.what == {"request_failed": 1}
     assert [(line["event"], line["error"]) for line in logs] == [("request.failed", "RuntimeError")]
     assert await asker.lives()
+
+
+async def test_a_reply_after_the_connection_is_gone_is_no_failed_request(asker: Asker) -> None:
+    message = Msg(asker.ours, f"{P}.get.status.orders.new", "_INBOX.a")
+    endpoint = next(each for each in ENDPOINTS if each.name == "status")
+    await asker.ours.close()
+    with capture_logs() as logs:
+        await asker.responder._handler(endpoint)(Request(message))
+    assert asker.counts.what == {}
+    assert [(line["event"], line["error"]) for line in logs] == [("responder.unanswered", "ConnectionClosedError")]
 
 
 EVIL = [STOLEN, "$KV.backpressure_state.orders", f"{P}.event.recovery.orders", "orders.new"]

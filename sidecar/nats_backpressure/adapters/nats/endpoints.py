@@ -170,7 +170,7 @@ class ServiceEndpoints:
         async def handle(request: Request) -> None:
             try:
                 reply = self._answer(request, endpoint)
-                await request.respond(self._encoded(await reply if isawaitable(reply) else reply))
+                body = self._encoded(await reply if isawaitable(reply) else reply)
             except RequestRefused as refused:
                 raise ServiceError(str(refused.code), _printable(str(refused))) from None
             except (BadRequest, BadTail) as bad:
@@ -178,6 +178,10 @@ class ServiceEndpoints:
             except Exception as error:  # a caller gets no details of it
                 self._failed(f"{self._names.prefix}.{endpoint.subject}", error)
                 raise ServiceError("500", INTERNAL_ERROR) from None
+            try:
+                await request.respond(body)
+            except nats.errors.Error as error:  # the connection is gone, and the asker asks another replica
+                log.debug("responder.unanswered", error=type(error).__name__)
 
         return handle
 
