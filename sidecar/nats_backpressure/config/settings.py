@@ -53,7 +53,8 @@ class Observe(Struct, frozen=True, forbid_unknown_fields=True):
     at their stream prove meanwhile. A consumer that was created again or has another filter is noticed within it."""
     api_requests_per_second: Annotated[float, Meta(ge=0.1, le=10_000)] = 50
     """JetStream API requests per second, for all streams and all replicas together. Where that is too few, everything
-    is read more rarely by the same factor (metric `read_stretch`)."""
+    is read more rarely by the same factor (metric `read_stretch`). Not in it: a few reads of our own bucket and
+    events stream for each new subject, which come all together at a start."""
     server_share: Annotated[float, Meta(ge=0.0001, le=1)] = 0.05
     """Share of its time that the server may spend on answering our reads of one stream: reads that each
     took 5 ms follow one another after 100 ms at 0.05. After a calm, 50 ms of its time may be spent at once. What
