@@ -9,6 +9,11 @@ from nats_backpressure.core.model.member import Member
 
 
 class GrantingTracker(GrantTracker):
+    @property
+    def pause(self) -> float:
+        """Seconds without a pull beyond the room, as the last one found nobody dead."""
+        return self._recovery.pause
+
     def grant(
         self,
         member: Member,

@@ -209,7 +209,9 @@ class Simulation:
             self.let_through.append((self.now, 1))
         if grant.n:
             self.granted = self.now
-        elif self.now - self.granted > (LONGEST_WAIT if still else 2.0) and (still or reading.inflight == 0):
+            return
+        longest = LONGEST_WAIT + self.decisions.pause if still else 2.0
+        if self.now - self.granted > longest and (still or reading.inflight == 0):
             self.held_back.append(self.now - self.began)
 
     def finish(self, worker: Worker, message: int) -> None:

@@ -39,7 +39,7 @@ class StallRecovery:
         """In flight and deliveries at the last question."""
         self._try: tuple[float, int, int] | None = None
         """The last such pull, until a reading shows what it brought: when it was granted, and what was read then."""
-        self._pause, self._paused_at = 0.0, -math.inf
+        self.pause, self._paused_at = 0.0, -math.inf
 
     def end(self, reading: Reading) -> None:
         self._remember(reading)
@@ -65,7 +65,7 @@ class StallRecovery:
         if not self.on:
             return 0
         self._ceiling = inflight
-        if now < self._paused_at + self._pause:
+        if now < self._paused_at + self.pause:
             return 0
         if reading.delivered_consumer - self._raised_at >= self._allowance:
             self._allowance, self._raised_at = 2 * self._allowance, reading.delivered_consumer
@@ -75,7 +75,7 @@ class StallRecovery:
     def _learn(self, reading: Reading, now: float) -> None:
         """What the last such pull brought, if a reading shows it. With an ack since it cannot be told."""
         if now >= self._paused_at + 2 * LONGEST_PAUSE:
-            self._pause = 0.0
+            self.pause = 0.0
         if self._try is None or reading.at.mono <= self._try[0]:
             return
         at, inflight, delivered = self._try
@@ -86,7 +86,7 @@ class StallRecovery:
         if reading.delivered_consumer <= delivered or acked:
             return
         grew = (reading.inflight or 0) > inflight
-        self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause)) if grew else 0.0
+        self.pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self.pause)) if grew else 0.0
         self._paused_at = at
 
     def _remember(self, reading: Reading) -> None:
