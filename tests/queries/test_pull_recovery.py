@@ -70,7 +70,7 @@ settings_of_workers = st.builds(
 )
 
 
-@settings(max_examples=examples(50, most=500, why="each simulates half a minute of all workers and replicas"))
+@settings(max_examples=examples(30, most=500, why="each simulates half a minute of all workers and replicas"))
 @given(
     setting=settings_of_workers,
     load=st.sampled_from([0.3, 0.5, 0.8]),
