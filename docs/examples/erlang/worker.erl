@@ -64,7 +64,7 @@ ask(#{batch := Batch, ask_at := AskAt, question := Question, nats := Nats} = Wor
             end
     end.
 
-%% `held` and `lost` are 0 because this worker acknowledges each message before it asks again. One that works on
+%% `held` and `lost` are 0 because the server has counted all acks of this worker before it asks again. One that works on
 %% messages while it asks sends their true numbers, or leaves both fields out.
 question(#{batch := Batch, stream := Stream, consumer := Consumer, unused := Unused}) ->
     io_lib:format("{\"max_messages\":~b,\"stream\":\"~s\",\"consumer\":\"~s\",\"unused\":~b,\"held\":0,\"lost\":0}", [
@@ -103,7 +103,7 @@ receive_pulled(Id, N, Received, Nats) ->
     receive
         {nats, Id, <<"$JS.ACK.", _/binary>> = Ack, _, Body} ->
             handle(Body),
-            nats:publish(Nats, Ack, <<"+ACK">>),
+            acknowledge(Nats, Ack, Received + 1 =:= N),
             receive_pulled(Id, N, Received + 1, Nats);
         {nats, Id, _, Headers, _} ->
             case nats:error_code(Headers) of
@@ -113,6 +113,13 @@ receive_pulled(Id, N, Received, Nats) ->
             Received
     after ?EXPIRES_MS + ?MARGIN_MS -> exit(nats_does_not_answer)
     end.
+
+%% A server counts the acks of a consumer one after the other, and a pull may be faster: where the last ack is answered,
+%% all of them are counted.
+acknowledge(Nats, Ack, true) ->
+    nats:request(Nats, Ack, <<"+ACK">>, ?EXPIRES_MS);
+acknowledge(Nats, Ack, false) ->
+    nats:publish(Nats, Ack, <<"+ACK">>).
 
 %% Your work. If it fails, let the process end: the message is not acknowledged, and comes again.
 handle(Body) ->
