@@ -73,7 +73,7 @@ async def test_where_nothing_is_granted_because_of_acks_it_asks_again_once_these
     assert [(each["held"], each["ahead"]) for _, each in service.requests] == [(0, 0), (1, 1), (0, 0)]
 
 
-async def test_while_acks_are_not_counted_nothing_is_pulled_and_the_server_is_asked_again(
+async def test_while_acks_are_not_counted_nothing_is_pulled_until_the_answer_must_be_lost(
     client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await publish(nc, 3)
@@ -82,13 +82,50 @@ async def test_while_acks_are_not_counted_nothing_is_pulled_and_the_server_is_as
         acks = await slow_acks(nc, message := await hold_one(gate))
         await message.ack()
         monkeypatch.setattr("nats_backpressure.client.counted_acks.WAIT", 0.02)
+        monkeypatch.setattr("nats_backpressure.client.counted_acks.LOST", 30.0)
         pulls, held_back = await nc.subscribe(subscription._nms), client.stats.held_back
         with pytest.raises(NatsTimeoutError):
             await gate.fetch(1, timeout=0.5)
-        assert not pulls.pending_msgs and acks.pending_msgs > 2
+        assert not pulls.pending_msgs and acks.pending_msgs == 1
         assert client.stats.held_back > held_back
         assert service.requests[-1][1]["unused"] == 1
-        assert not gate._inbox._waiting
+        monkeypatch.setattr("nats_backpressure.client.counted_acks.LOST", 0.0)
+        assert len(await gate.fetch(1, timeout=30)) == 1
+        assert [service.requests[-1][1][each] for each in ("held", "ahead")] == [1, 1], "it is not counted"
+
+
+@pytest.mark.parametrize("worker_acks", [False, True])
+async def test_an_answer_that_always_takes_longer_than_one_wait_is_an_answer(
+    client: BackpressureClient,
+    nc: Client,
+    subscription: Subscription,
+    monkeypatch: pytest.MonkeyPatch,
+    worker_acks: bool,
+) -> None:
+    """Another worker that shares the gate acknowledges meanwhile: its question makes the first one no lost one."""
+    await publish(nc, 9)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(1)), asyncio.timeout(60):
+        others = [(await gate.fetch(1))[0] for _ in range(3)]
+        acks = await slow_acks(nc, message := await hold_one(gate))
+        for other in others:
+            other.reply = message.reply
+        monkeypatch.setattr("nats_backpressure.client.counted_acks.WAIT", 0.05)
+        monkeypatch.setattr("nats_backpressure.client.counted_acks.LOST", 30.0)
+        await message.ack()
+        fetching = asyncio.create_task(gate.fetch(1))
+        questions = [await acks.next_msg(timeout=30)]
+        for other in others if worker_acks else ():
+            await other.ack()
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.12)
+        assert not fetching.done()
+        while acks.pending_msgs:
+            questions.append(await acks.next_msg(timeout=30))
+        for question in questions:
+            if question.reply:
+                await question.respond(b"")
+        assert len(await fetching) == 1
 
 
 @pytest.mark.usefixtures("always_early")

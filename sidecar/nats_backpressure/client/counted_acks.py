@@ -9,16 +9,31 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 
+from msgspec import Struct
 from nats.aio.msg import Msg
 
 from nats_backpressure.client.inbox import Inbox
 
 WAIT = 0.25
-"""Seconds until the server has answered, at most; then it is asked again. It takes a round trip."""
+"""Seconds for which a pull waits for an answer before the sidecar is asked anew. It takes a round trip."""
+LOST = 2.0
+"""Seconds after which an answer is lost, with its connection above all: then the pull waits no more."""
 NOT_ASKED = 60.0
 """Seconds without a question after the first one was not answered: answers may never come, as from JetStream of another
 account."""
+MOST = 16
+"""Questions without an answer; the oldest goes, for what is answered to a newer one holds for it too."""
+
+
+class _Question(Struct, frozen=True):
+    """Whether the server has counted the first `sent` acks, the last of which was sent to `where`."""
+
+    where: str
+    sent: int
+    at: float
+    answer: asyncio.Future[Msg]
 
 
 class CountedAcks:
@@ -27,16 +42,14 @@ class CountedAcks:
         self._last: str | None = None
         """Where the last one was sent that the server was not asked about."""
         self._sent = self._counted = 0
-        self._answer: asyncio.Future[Msg] | None = None
-        self._asked_about: tuple[str, int] = "", 0
-        """Where the last of so many was sent."""
+        self._questions: deque[_Question] = deque()
         self._ever_answered = False
         self._not_asked_until = -math.inf
 
     @property
     def uncounted(self) -> int:
         """How many may not be counted yet, as far as known; 0 where the server does not answer."""
-        self._note_answer()
+        self._note_answers()
         return self._sent - self._counted if self.answers else 0
 
     @property
@@ -77,35 +90,45 @@ class CountedAcks:
             await self._send(b"+WPI")
 
     async def _send(self, payload: bytes) -> None:
-        self._forget()
         assert self._last is not None
-        where, self._asked_about, self._last = self._last, (self._last, self._sent), None
-        self._answer = await self._inbox.send(where, payload)
+        where, sent, self._last = self._last, self._sent, None
+        answer = await self._inbox.send(where, payload)
+        self._questions.append(_Question(where, sent, time.monotonic(), answer))
+        self._note_answers()
 
     async def are_counted(self) -> bool:
-        """Waits for that, WAIT seconds at most. True also where the server does not answer. Raises what a publish
-        raises."""
+        """Waits for those that are sent now, WAIT seconds at most. True also where the server does not answer, and
+        where its answer is lost. Raises what a publish raises."""
         await self.ask()
-        if self._answer is None:
+        sent, until = self._sent, time.monotonic() + WAIT
+        while self._waits_for(sent) and (left := until - time.monotonic()) > 0:
+            await asyncio.wait({each.answer for each in self._questions}, timeout=left, return_when="FIRST_COMPLETED")
+        if not self._waits_for(sent):
             return True
-        if not self._answer.done():
-            await asyncio.wait({self._answer}, timeout=WAIT)
-        if self._note_answer():
-            return True
-        self._last = self._last or self._asked_about[0]  # it may be lost with its connection
+        now = time.monotonic()
         if not self._ever_answered:
-            self._not_asked_until = time.monotonic() + NOT_ASKED
-        self._forget()
+            self._not_asked_until = now + NOT_ASKED
+        elif now - self._questions[0].at >= LOST:
+            self._last = self._last or self._questions[-1].where
+            self._forget(len(self._questions))
+            return True
         return False
 
-    def _note_answer(self) -> bool:
-        if self._answer is None or not self._answer.done():
-            return False
-        self._answer, self._ever_answered = None, True
-        self.count(self._asked_about[1])
-        return True
+    def _waits_for(self, sent: int) -> bool:
+        self._note_answers()
+        return self._counted < sent and bool(self._questions) and self.answers
 
-    def _forget(self) -> None:
-        if not self._note_answer() and self._answer is not None:
-            self._answer.cancel()
-            self._answer = None
+    def _note_answers(self) -> None:
+        """One answer holds for all questions before it."""
+        for n, each in reversed(list(enumerate(self._questions, 1))):
+            if each.answer.done() and not each.answer.cancelled():
+                self._ever_answered, self._not_asked_until = True, -math.inf
+                self.count(each.sent)
+                self._forget(n)
+                break
+        self._forget(len(self._questions) - MOST)
+
+    def _forget(self, n: int) -> None:
+        """The oldest `n`."""
+        for _ in range(n):
+            self._questions.popleft().answer.cancel()
