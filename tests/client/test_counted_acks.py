@@ -8,6 +8,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
+from nats.errors import OutboundBufferLimitError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 from nats_backpressure.client import BackpressureClient, PullGate
@@ -224,3 +225,59 @@ async def test_what_the_server_may_still_send_is_reported_as_held_and_not_given_
         pull = await pulls.next_msg(timeout=30)
         await nc.publish(server, pull.data, pull.reply)
         assert len(await gate.fetch(2)) == 2, "late"
+
+
+async def test_a_gate_that_leaves_waits_until_its_acks_are_counted(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    """Its part goes to others at once."""
+    await publish(nc, 3)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(1)) as service:
+        acks = await slow_acks(nc, message := await hold_one(gate))
+        await message.ack()
+        leaving = asyncio.create_task(gate.leave())
+        question = await acks.next_msg(timeout=30)
+        await asyncio.sleep(0.1)
+        assert not any(asked.get("leaving") for _, asked in service.requests)
+        await question.respond(b"")
+        await leaving
+        assert [service.requests[-1][1][each] for each in ("leaving", "held")] == [True, 0]
+
+
+async def test_an_ack_that_could_not_be_sent_is_asked_about_later(
+    client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(nc, 3)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(1)):
+        message, acks = await hold_one(gate), gate._held.acks
+
+        async def full(subject: str, payload: bytes = b"") -> asyncio.Future[Msg]:
+            raise OutboundBufferLimitError
+
+        with monkeypatch.context() as broken:
+            broken.setattr(gate._inbox, "send", full)
+            with pytest.raises(OutboundBufferLimitError):
+                await message.ack()
+        assert acks.uncounted and await acks.are_counted() and not acks.uncounted
+
+
+async def test_a_message_that_is_here_is_returned_though_the_next_pull_meets_an_error(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    await publish(nc, 9)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(3)):
+        server, pulls = subscription._nms, gate._pulls
+
+        async def answer(pull: Msg) -> None:
+            if b"no_wait" in pull.data:
+                await nc.publish(pull.reply, headers={"Status": "503"})
+            else:
+                await nc.publish(server, pull.data, pull.reply)
+
+        await nc.subscribe("broken.pulls", cb=answer)
+        subscription._nms = "broken.pulls"
+        pulls._more = False
+        assert len(await gate.fetch(3)) == 1

@@ -38,7 +38,7 @@ def sample(at: float = 0.0, name: str = "c", **fields: Any) -> Sample:
 
 
 def seen(*samples: Sample, look: StreamLook = LOOK, **fields: Any) -> ConsumersReading:
-    whole = {"missing": (), "complete": True, "malformed": (), "took": 0.001, "epoch": 1}
+    whole = {"missing": (), "complete": True, "malformed": (), "took": 0.001, "trip": 0.0004, "epoch": 1}
     return ConsumersReading(look, samples, **(whole | fields))
 
 

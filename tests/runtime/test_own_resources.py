@@ -90,6 +90,10 @@ async def test_a_start_waits_for_the_state_bucket_and_not_for_the_events_stream(
     world.problem = EventsUnavailable("no leader")
     await world.resources.ensure()
     assert world.failing() == ["events stream"]
+    world.problem = Unavailable("gone again, before the states were loaded")
+    with pytest.raises(Unavailable):
+        await world.resources.ensure()
+    assert world.failing() == ["resources"], "before which nothing is read"
 
 
 @pytest.mark.parametrize("complete", [True, False])

@@ -277,7 +277,7 @@ def test_a_stream_that_is_gone_is_subscribed_to_by_nobody() -> None:
         assert subscribed() == {KEY.stream, temporary.stream}
         replicas.hint(AckSeen(temporary, 0.02, 1, Now(UNREAD, UNREAD)))
         replicas.js.delete_stream(temporary.stream)
-        await replicas.clock.run(15.0)
+        await replicas.clock.run(30.0)
         assert subscribed() == {KEY.stream}
         assert not any(replica.hints._batches for replica in replicas.all.values())
 

@@ -92,7 +92,11 @@ class CountedAcks:
     async def _send(self, payload: bytes) -> None:
         assert self._last is not None
         where, sent, self._last = self._last, self._sent, None
-        answer = await self._inbox.send(where, payload)
+        try:
+            answer = await self._inbox.send(where, payload)
+        except BaseException:
+            self._last = self._last or where
+            raise
         self._questions.append(_Question(where, sent, time.monotonic(), answer))
         self._note_answers()
 

@@ -84,6 +84,7 @@ class GrantQuestions:
         early, self._early = self._early, None
         if early is not None:
             await asyncio.wait({early})
+        await self._held.acks.are_counted()  # else another may pull its part beside them
         await self._ask(1, leaving=True)
         self._unused = 0
 

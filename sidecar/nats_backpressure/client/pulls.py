@@ -12,6 +12,8 @@ BATCH_WAIT = 0.02
 """Seconds after a message in which the next one must come; later it is late."""
 TAKEN_WITHIN = 0.005
 """Seconds in which the server takes what it has. It does not end such a pull before, where it has less."""
+IN_HAND_WAIT = 0.1
+"""Seconds for the end of a pull while a message of the one before waits here; what may still come is late then."""
 LATE_WAIT = 1.0
 """Seconds to take what is here already, or on its way: a bound that nothing reaches."""
 
@@ -79,7 +81,7 @@ class Pulls:
         if n > 1 and _others_wait(messages[0]):
             messages += await self.late(n - 1)
             if len(messages) == 1:
-                await self._take(n - 1, LATE_WAIT, messages)
+                await self._take(n - 1, IN_HAND_WAIT, messages)
 
     async def _take(self, n: int, timeout: float, messages: list[Msg]) -> bool:
         """Add up to `n` that the server has now. Returns whether it says that it has none at all."""
@@ -98,7 +100,8 @@ class Pulls:
             elif status == StatusCode.NO_MESSAGES or _unsent(message) == missing:
                 return not messages
             elif _unsent(message) is None:  # else it ends an earlier pull
-                JetStreamContext._is_processable_msg(status, message)  # raises for an error that stays
+                if not messages:  # else the next pull meets the error again
+                    JetStreamContext._is_processable_msg(status, message)  # raises for one that stays
                 return False
         self.unanswered = missing  # so another pull would take more than is granted
         return False

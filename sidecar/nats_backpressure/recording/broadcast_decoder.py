@@ -203,6 +203,7 @@ class BroadcastDecoder:
             0,
             header.unnamed,
             header.partial,
+            header.trip,
         )
 
     def _list(self, body: _Body, end: ListLine) -> Generator[None, None, StreamsReading]:

@@ -73,6 +73,7 @@ class ReadingEncoder:
             self.messages.header(asked, position, now.mono),
             first=min((sample.at.mono for sample in reading.samples), default=now.mono),
             took=reading.took,
+            trip=reading.trip,
             complete=reading.complete,
             partial=reading.partial,
             unnamed=reading.unnamed,

@@ -73,7 +73,7 @@ class BroadcastLine(Struct, frozen=True, tag_field="t", tag="broadcast", omit_de
     """When the first sample of the reading came; one that has no line came then."""
     took: Seconds = 0.0
     trip: Seconds = 0.0
-    """With a list of streams: the seconds of `took` that the link needed."""
+    """The seconds of `took` that the link needed."""
     complete: bool = False
     partial: bool = False
     unnamed: Count = 0

@@ -42,7 +42,7 @@ class OwnResources:
             "settings file are in force",
         }
         self._needed = self._costs.keys()
-        self._started = self._without_events = False
+        self._reads = self._without_events = False
         self._created: dict[str, str] = {}
         """When each of ours was created that was there last."""
         self._tasks: asyncio.TaskGroup
@@ -55,6 +55,7 @@ class OwnResources:
     def check(self, reading: StreamsReading) -> None:
         """A list of streams was read. What is another one than before is logged; into a new state bucket every state is
         written again."""
+        self._reads = True
         if self._without_events:
             self._start_creating()
         if not reading.complete:
@@ -89,7 +90,7 @@ class OwnResources:
         """Create what is missing. Raises Unavailable while there is no state bucket; everything but publishing works
         without an events stream."""
         began = self._clock.now().mono
-        with self._failures.stage("state bucket" if self._started else "resources"):
+        with self._failures.stage("state bucket" if self._reads else "resources"):
             try:
                 await self._ensure()
             except EventsUnavailable as error:
@@ -98,4 +99,3 @@ class OwnResources:
             else:
                 self._failures.works("events stream")
                 self._without_events = False
-        self._started = True

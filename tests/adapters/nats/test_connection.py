@@ -82,14 +82,14 @@ async def test_replies_prove_the_link_so_that_no_round_trip_is_made(
 
 
 async def test_the_link_is_measured_when_it_is_there(server: NatsServer) -> None:
-    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_every=60) as (connection, _):
+    async with Proxy(server.port) as proxy, connected(Nats((proxy.url,)), probe_every=0.01) as (connection, _):
         proxy.delay = 0.05
         await up(connection)
 
         async def measured() -> bool:
             return connection.round_trip > 0
 
-        await eventually(measured, "the answer to a PING")
+        await eventually(measured, "the answers to three PINGs")
         assert connection.round_trip >= 0.1
 
 

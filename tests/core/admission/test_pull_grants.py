@@ -139,6 +139,15 @@ def test_of_three_askers_none_is_alone() -> None:
         assert tracker.offer(consumer, Asked(100, asker), 100.0 + n / 10, ALONE, 0.5).n == (100 if n == 0 else 50)
 
 
+def test_those_that_ask_once_each_leave_no_part_of_the_mark_unused() -> None:
+    """A worker, or a connection, for each message: none of those before comes back for its part."""
+    tracker, small = GrantingTracker(), Policy(inflight=InflightRule(warn=10, critical=20, overload=40))
+    for n in range(40):
+        at = 100.0 + n / 20
+        consumer = member(reading(0, at=at, delivered_consumer=10 * n), policy=small)  # done at once
+        assert tracker.grant(consumer, 10, f"asker-{n}", at, 1, 0.5).n == 10
+
+
 @given(
     asked=st.lists(st.tuples(st.floats(0, 0.2), st.integers(1, 10_000), st.sampled_from("abc")), max_size=60),
     inflight=st.integers(0, 600),

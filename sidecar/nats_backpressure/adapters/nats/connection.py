@@ -105,8 +105,8 @@ class Connection:
 
     @property
     def round_trip(self) -> float:
-        """Seconds that a PING takes there and back; 0 before the first one."""
-        return min(self._round_trips, default=0.0)
+        """Seconds that a PING takes there and back; 0 before MEASURED of them: the first ones meet a busy process."""
+        return min(self._round_trips) if len(self._round_trips) == MEASURED else 0.0
 
     def listening_time(self, since: float) -> float:
         """For how many seconds after a monotonic moment all that was sent to our subscriptions has surely come."""
@@ -219,7 +219,7 @@ class Connection:
                 await self._subscribe_again(client)
                 wait = min(2 * wait, LAST_DENIED)
                 try_at = self._clock.mono() + wait
-            if now - self._measured_at >= MEASURE_EVERY:
+            if len(self._round_trips) < MEASURED or now - self._measured_at >= MEASURE_EVERY:
                 await self._ping(client)
             replies = client.requests.replies
             if not await sleep_until(client.ended, self._clock, self._probe_every):

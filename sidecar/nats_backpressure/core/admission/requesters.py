@@ -90,6 +90,7 @@ class Requesters:
         self._add_lost(asked, reading, now)
         if held is None:
             self._plain_until = now + PLAIN_FOR
+            self._plain_newcomer = "" if self._plain_wanting.is_known(requester, now) else requester
             if self._plain_wanting.ask(requester, asked.n, 0, asked.unused, now):
                 self._plain_parts.until = -math.inf
             return
@@ -169,7 +170,10 @@ class Requesters:
         return 1 if requester == self._new else self._parts.of(target, self._wanting.wants, now).of(requester)
 
     def plain_part_of(self, target: int, requester: str, now: float) -> int:
-        """How many one may be granted that reports nothing: as many as any other that asks may hold."""
+        """How many one may be granted that reports nothing: as many as any other that asks may hold. A newcomer may ask
+        this once, as many before it: no part is kept for those."""
+        if requester == self._plain_newcomer:
+            return target
         return self._plain_parts.of(target, self._all_want, now).of(requester)
 
     def parts_fit(self, target: int, now: float) -> bool:
