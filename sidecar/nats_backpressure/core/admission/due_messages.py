@@ -56,6 +56,8 @@ class DueMessages:
         for due was not (it reached max_deliver, or somebody asks for more time): then none is.
         """
         self.read(reading)
+        if not self._coming and not self._due:  # by far the most frequent case
+            return 0
         inflight = reading.inflight or 0
         if inflight > mark:
             self._due = 0
@@ -66,6 +68,8 @@ class DueMessages:
 
     def coming(self, now: float) -> int:
         """How many are not due yet, at most."""
+        if not self._coming:
+            return 0
         return sum(n for slot, n in self._coming if slot * LATE > now)
 
     def surely_coming(self, now: float) -> int:
@@ -81,6 +85,8 @@ class DueMessages:
         return next((slot * LATE - now for slot, _ in self._coming if slot * LATE > now), math.inf)
 
     def read(self, reading: Reading) -> None:
+        if reading is self._seen:
+            return
         before, self._seen = self._seen or reading, reading
         at, delivered = reading.at.mono, reading.delivered_consumer - before.delivered_consumer
         if delivered < 0 or reading.made != before.made:  # a consumer that was created again

@@ -119,8 +119,10 @@ class GrantTracker:
     def _with_ahead(self, asked: Asked, target: int, now: float) -> Asked:
         """Where not all can have a part, who asks before it is done would take the place of one that waits. Who holds
         more than its part did not acknowledge what it said it would."""
+        if not asked.ahead:
+            return asked
         held = asked.held or 0
-        counts = asked.ahead and self._requesters.parts_fit(target, now)
+        counts = self._requesters.parts_fit(target, now)
         counts = counts and held <= self._requesters.part_of(target, asked.requester, now)
         return replace(asked, ahead=min(asked.ahead, held) if counts else 0)
 
@@ -175,7 +177,7 @@ class GrantTracker:
 
     def _add_lost(self, asked: Asked, reading: Reading, now: float) -> None:
         self._due.read(reading)
-        for n, after in asked.come_back(reading) if asked.due is not None else ():
+        for n, after in asked.come_back(reading) if asked.lost and asked.due is not None else ():
             self._due.add(n, after, now)
 
     def _count(self, n: int, requester: str, now: float) -> None:

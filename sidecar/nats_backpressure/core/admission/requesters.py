@@ -129,7 +129,7 @@ class Requesters:
         return min(sum(n for _, n in self._plain), self._plain_at_most)
 
     def _add_lost(self, asked: Asked, reading: Reading, now: float) -> None:
-        for n, after in asked.come_back(reading):
+        for n, after in asked.come_back(reading) if asked.lost else ():
             self._add_gone(n, now, reading, now, after)
 
     def grant(self, requester: str, n: int, now: float) -> None:
