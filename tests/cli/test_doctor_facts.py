@@ -24,7 +24,7 @@ from tests.support.cluster import Cluster
 from tests.support.command import Command
 from tests.support.jwts import credentials_of_team, trusting
 from tests.support.parts import need_server
-from tests.support.router import CONSUMER
+from tests.support.router import CONSUMER, prepare
 from tests.support.servers import NatsServer
 from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, eventually
 
@@ -173,7 +173,7 @@ async def test_a_stream_of_ours_whose_only_server_is_down_is_said_to_be_there(tm
         nc = await nats.connect(servers)
         js = nc.jetstream()
         await Resources(JetStreamApi(Requests(nc)), Names(), 1, 604_800, True).ensure()
-        await js.add_stream(name="ROUTER", subjects=[SUBJECT], num_replicas=3)
+        await prepare(lambda: js.add_stream(name="ROUTER", subjects=[SUBJECT], num_replicas=3))
         await js.add_consumer("ROUTER", CONSUMER)
         info = json.loads((await nc.request("$JS.API.STREAM.INFO.BACKPRESSURE_EVENTS", timeout=5)).data)
         await nc.close()

@@ -12,7 +12,7 @@ from typing import TypeVar
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
-from nats.js.errors import ServiceUnavailableError
+from nats.js.errors import BadRequestError, ServiceUnavailableError
 
 from nats_backpressure.protocol.subjects import encode
 from tests.support.sidecar import SUBJECT
@@ -31,14 +31,20 @@ async def override(nc: Client, pattern: str, action: str, seconds: float, name: 
     return fields
 
 
+NO_SUITABLE_PEERS = 10005
+
+
 async def prepare(make: Callable[[], Awaitable[T]]) -> T:
-    """Run a step of a test's preparation again while the server under load answers 503, for at most 20 s."""
+    """Run a step of a test's preparation again while the server under load answers 503, or takes a node of its cluster
+    for offline, for at most 20 s."""
     async with asyncio.timeout(20):
         while True:
             try:
                 return await make()
-            except ServiceUnavailableError:
-                await asyncio.sleep(0.1)
+            except (ServiceUnavailableError, BadRequestError) as error:
+                if isinstance(error, BadRequestError) and error.err_code != NO_SUITABLE_PEERS:
+                    raise
+            await asyncio.sleep(0.1)
 
 
 UNACKNOWLEDGED = 2000
