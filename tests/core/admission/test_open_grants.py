@@ -26,6 +26,7 @@ class Pullers:
 
     def __post_init__(self) -> None:
         self.read()
+        self.grants.outstanding(self.reading, self.now)  # as before every grant
 
     def pull(self, name: str) -> None:
         self.delivered += self.open.pop(name, 0)
