@@ -86,6 +86,11 @@ async def test_the_state_bucket_is_read_without_the_foreign_value(
         await put("after")
         if last:
             await raw(server, poison % STATE)
+
+        async def is_stored() -> bool:
+            return (await nc.jetstream().stream_info(f"KV_{NAMES.state_bucket}")).state.messages == 3
+
+        await eventually(is_stored, "the foreign value in the bucket")
         with capture_logs() as lines:
             async with asyncio.timeout(10):  # a poison that is waited for costs 5 s each time
                 loaded = [await store.load_all() for _ in range(3)]
