@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from nats_backpressure.client.inbox import Inbox
 
 WAIT = 0.25
-"""Seconds for which a pull waits for an answer before the sidecar is asked anew. It takes a round trip."""
+"""Seconds for which a pull waits for an answer before the sidecar is asked again. It takes a round trip."""
 LOST = 2.0
 """Seconds after which an answer is lost, with its connection above all: then the pull waits no more."""
 NOT_ASKED = 60.0
