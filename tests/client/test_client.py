@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -272,7 +273,7 @@ def test_no_installation_has_such_a_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"role": "gatewai"}, {"role": "consumer", "max_messages": 0}], ids=["role", "max_messages"]
+    "wrong", [{"role": "gatewai"}, *({"role": "consumer", "max_messages": n} for n in (0, 2.5, math.nan, "3"))], ids=str
 )
 async def test_decide_refuses_what_is_a_mistake_of_the_caller(client: BackpressureClient, wrong: Any) -> None:
     """Sent, it would be no answer, and make the questions of others fail open."""

@@ -95,6 +95,49 @@ async def test_while_acks_are_not_counted_nothing_is_pulled_until_the_answer_mus
         assert [service.requests[-1][1][each] for each in ("held", "ahead")] == [1, 1], "it is not counted"
 
 
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("ever_answered", [False, True])
+async def test_a_fetch_waits_for_the_count_of_acks_no_longer_than_its_timeout(
+    client: BackpressureClient,
+    nc: Client,
+    subscription: Subscription,
+    monkeypatch: pytest.MonkeyPatch,
+    n: int,
+    ever_answered: bool,
+    early: bool,
+) -> None:
+    """Nor does it take a server for one that never answers, because it waited for less."""
+    await publish(nc, 3)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(1, *[1] * ever_answered, n)), asyncio.timeout(25):
+        message = await hold_one(gate) if ever_answered else (await gate.fetch(1))[0]
+        await slow_acks(nc, message)
+        if early:
+            gate._ask_early()
+        await message.ack()
+        for _ in range(2):
+            with pytest.raises(NatsTimeoutError):
+                await gate.fetch(1, timeout=0.1)
+        assert gate._held.acks.answers and gate._held.acks.uncounted == 1
+
+
+async def test_no_question_begins_after_the_timeout_of_its_fetch(
+    client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take its whole time. This one is answered 0 late, and then the count of acks is given up."""
+    await publish(nc, 3)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30)
+    async with FakeDecisionService(nc, grants(1, 1, 0)) as service, asyncio.timeout(25):
+        await slow_acks(nc, message := await hold_one(gate))
+        await message.ack()
+        monkeypatch.setattr("nats_backpressure.client.counted_acks.LOST", 0.0)
+        asked, service.delay = len(service.requests), 0.3
+        with pytest.raises(NatsTimeoutError):
+            await gate.fetch(1, timeout=0.05)
+        assert len(service.requests) == asked + 1
+
+
 @pytest.mark.parametrize("worker_acks", [False, True])
 async def test_an_answer_that_always_takes_longer_than_one_wait_is_an_answer(
     client: BackpressureClient,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import nats
@@ -19,7 +22,7 @@ from nats.errors import BadSubscriptionError, ConnectionClosedError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy
-from nats.js.errors import FetchTimeoutError
+from nats.js.errors import APIError, FetchTimeoutError
 
 from nats_backpressure.client import BackpressureClient, PullGate
 from nats_backpressure.client.inbox import Inbox
@@ -479,23 +482,82 @@ async def test_no_cancelled_fetch_loses_a_message(
     assert cancelled > 20
 
 
-@pytest.mark.parametrize("more", [{}, {"heartbeat": 1.0}, {"heartbeat": -1.0}], ids=str)
-@pytest.mark.parametrize(
-    "wrong",
-    [{"batch": 0}, {"batch": -1}, {"timeout": 0}, {"timeout": -1.0}, {"batch": 0, "timeout": 0}, {"timeout": 0.0}],
-    ids=str,
-)
-async def test_it_refuses_what_the_subscription_refuses(
-    client: BackpressureClient, subscription: Subscription, wrong: dict[str, Any], more: dict[str, float]
+REFUSED: list[dict[str, Any]] = [
+    *({"batch": batch} for batch in (0, -1, -math.inf, 0.5, False, 2.0, 2.5, math.nan, math.inf)),
+    *({"batch": batch} for batch in (None, "2", [1], 1j, Decimal(2), Fraction(5, 2))),
+    *({"timeout": timeout} for timeout in (0, -1.0, -math.inf, math.nan, math.inf, 1e12, "1", [1], 1j)),
+    *({"heartbeat": heartbeat} for heartbeat in (0.5, 0.51, 1, 5.0, math.nan, math.inf, 1e12, 1j)),
+    *({"timeout": None, "heartbeat": heartbeat} for heartbeat in (1e-6, 1.0)),
+    {"batch": 0, "timeout": 0},
+]
+"""What `fetch` of a subscription refuses, at once or as the server does; its timeout is 1 s."""
+
+
+async def refusal(fetching: Awaitable[object]) -> tuple[type[Exception], object]:
+    """What it raises: with its text, where that is not the server's."""
+    with pytest.raises((ValueError, TypeError, OverflowError, APIError)) as error:
+        await fetching
+    return error.type, error.value.code if isinstance(error.value, APIError) else str(error.value)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+async def test_it_refuses_what_the_subscription_refuses_before_it_asks_or_pulls(
+    client: BackpressureClient, nc: Client, subscription: Subscription, batch: int
 ) -> None:
-    """Word for word. nats-py checks no `heartbeat`, and the gate needs none."""
-    texts = []
-    for fetch in (subscription.fetch, PullGate(client, subscription, SUBJECT).fetch):
-        with pytest.raises(ValueError) as error:
-            await fetch(**wrong, **more)
-        texts.append(str(error.value))
-    assert texts[0] == texts[1]
+    """With its error, word for word where the error says anything; `messages` does it for the batch."""
+    gate, pulls = PullGate(client, subscription, SUBJECT), await nc.subscribe(subscription._nms)
+    for wrong in REFUSED:
+        arguments = {"batch": batch, "timeout": 1.0, **wrong}
+        theirs = await refusal(subscription.fetch(**arguments))
+        await nc.flush()
+        before = pulls.pending_msgs
+        ours = [await refusal(gate.fetch(**arguments))]
+        if "batch" in wrong:
+            ours.append(await refusal(anext(gate.messages(arguments["batch"]))))
+        if theirs[0] is TypeError:
+            assert {each for each, _ in ours} == {TypeError}, wrong
+        else:
+            assert ours == [theirs] * len(ours), wrong
+        await nc.flush()
+        assert client.stats.asked == 0 and pulls.pending_msgs == before, wrong
+    for worse in ({"heartbeat": [1]}, {"timeout": Decimal(1)}):  # nats-py fills the memory first, or pulls
+        assert (await refusal(gate.fetch(**worse)))[0] is TypeError
     assert client.stats.asked == 0
+
+
+ALLOWED: list[dict[str, Any]] = [
+    *({"batch": batch} for batch in (1, 1.0, True, Decimal(1), 3, 100_000)),
+    *({"timeout": timeout} for timeout in (True, 1, Fraction(3, 2), 9e9)),
+    *({"heartbeat": heartbeat} for heartbeat in (0, -1.0, 1e-10, 0.4, Fraction(1, 4))),
+    {"timeout": None, "heartbeat": -1.0},
+]
+
+
+@pytest.mark.parametrize("arguments", ALLOWED, ids=str)
+async def test_it_takes_what_the_subscription_takes(
+    client: BackpressureClient, nc: Client, subscription: Subscription, arguments: dict[str, Any]
+) -> None:
+    gate = PullGate(client, subscription, SUBJECT)
+    async with FakeDecisionService(nc, grants(1)) as service:
+        for fetch in (subscription.fetch, gate.fetch):
+            await publish(nc, 1)
+            (message,) = await fetch(**{"timeout": 1.0, **arguments})
+            await message.ack_sync()
+    asked = [each["max_messages"] for _, each in service.requests]
+    assert asked and set(map(type, asked)) == {int}
+
+
+@pytest.mark.parametrize("heartbeat", [None, 0, -1.0, 1e-10, 0.1, True])
+async def test_where_nothing_comes_it_raises_what_the_subscription_raises(
+    client: BackpressureClient, nc: Client, subscription: Subscription, heartbeat: float | None
+) -> None:
+    errors, timeout = [], 2.1 if heartbeat is True else 0.3
+    async with FakeDecisionService(nc, grants(1)):
+        for fetch in (subscription.fetch, PullGate(client, subscription, SUBJECT).fetch):
+            with pytest.raises(NatsTimeoutError) as error:
+                await fetch(1, timeout, heartbeat)
+            errors.append(error.type)
+    assert errors[0] is errors[1]
 
 
 async def test_only_a_pull_subscription_can_be_used(client: BackpressureClient, nc: Client) -> None:
@@ -512,7 +574,7 @@ async def test_what_else_a_subscription_has_the_gate_has_too(
     await publish(nc, 3)
     gate = PullGate(client, subscription, SUBJECT)
     async with FakeDecisionService(nc, grants(1)) as service:
-        (message,) = await gate.fetch(20_000, timeout=None, heartbeat=1.0)
+        (message,) = await gate.fetch(20_000, timeout=None)
     ((_, question),) = service.requests
     assert question["max_messages"] == MOST_MESSAGES == 10_000
     await message.ack()

@@ -141,7 +141,7 @@ class BackpressureClient(LocalAdmission):
         were pulled and are not acknowledged (`ahead` of which are before the next pull), `lost` those that will not
         be; `due` says when these come back, and `earlier` when those of earlier questions do, as in the protocol. Who
         reports them asks from an inbox of its own, and says with `leaving` that it asks no more: nothing is granted
-        then. Raises ValueError for another role, or fewer than one message.
+        then. Raises ValueError for another role, or another number of messages than a whole one from 1.
 
         Without an answer within `timeout` seconds the decision is to continue, and `failed_open` says why; during an
         outage the next ones do not wait at all. Raises nothing for a failure of NATS or of the sidecar.
@@ -149,9 +149,9 @@ class BackpressureClient(LocalAdmission):
         if role not in ROLES:
             raise ValueError(f"the role {role!r} is none of {', '.join(ROLES)}")
         if role == "consumer":
-            if max_messages < 1:
-                raise ValueError(f"max_messages must be at least 1, not {max_messages}")
-            max_messages = min(max_messages, MOST_MESSAGES)
+            if not isinstance(max_messages, int) or max_messages < 1:
+                raise ValueError(f"max_messages must be a whole number from 1, not {max_messages!r}")
+            max_messages = min(int(max_messages), MOST_MESSAGES)
             pull: dict[str, Any] = {"max_messages": max_messages, "stream": stream, "consumer": consumer}
             pull |= {"unused": unused, "held": held, "lost": lost, "ahead": ahead} | (
                 {"leaving": True} if leaving else {}

@@ -100,19 +100,20 @@ class CountedAcks:
         self._questions.append(_Question(where, sent, time.monotonic(), answer))
         self._note_answers()
 
-    async def are_counted(self) -> bool:
-        """Waits for those that are sent now, WAIT seconds at most. True also where the server does not answer, and
-        where its answer is lost. Raises what a publish raises."""
+    async def are_counted(self, deadline: float = math.inf) -> bool:
+        """Waits for those that are sent now, WAIT seconds at most, and not after the deadline. True also where the
+        server does not answer, and where its answer is lost. Raises what a publish raises."""
         await self.ask()
-        sent, until = self._sent, time.monotonic() + WAIT
+        sent, until = self._sent, min(deadline, time.monotonic() + WAIT)
         while self._waits_for(sent) and (left := until - time.monotonic()) > 0:
             await asyncio.wait({each.answer for each in self._questions}, timeout=left, return_when="FIRST_COMPLETED")
         if not self._waits_for(sent):
             return True
         now = time.monotonic()
-        if not self._ever_answered:
+        waited = now - self._questions[0].at
+        if not self._ever_answered and waited >= WAIT:
             self._not_asked_until = now + NOT_ASKED
-        elif now - self._questions[0].at >= LOST:
+        elif self._ever_answered and waited >= LOST:
             self._last = self._last or self._questions[-1].where
             self._forget(len(self._questions))
             return True

@@ -56,9 +56,13 @@ class GrantQuestions:
         self._early: asyncio.Task[Grant] | None = None
         self._no_early_until = -math.inf
 
-    async def ask(self, batch: int) -> Grant:
-        """What may be pulled now."""
-        return await self._early_grant(batch) or await self._counted_grant(batch)
+    async def ask(self, batch: int, deadline: float = math.inf) -> Grant:
+        """What may be pulled now. No question begins after the deadline, and no other wait goes on."""
+        if (early := await self._early_grant(batch, deadline)) is not None:
+            return early
+        if (now := time.monotonic()) >= deadline:
+            return Grant(0, MIN_WAIT, now, False)
+        return await self._counted_grant(batch, deadline)
 
     def ask_early(self, batch: int) -> asyncio.Task[Grant] | None:
         """While somebody works on the last message: it is acknowledged before the grant is pulled."""
@@ -88,17 +92,19 @@ class GrantQuestions:
         await self._ask(1, leaving=True)
         self._unused = 0
 
-    async def _early_grant(self, batch: int) -> Grant | None:
+    async def _early_grant(self, batch: int, deadline: float) -> Grant | None:
         """What is left of an early grant, without what is not acknowledged after all."""
-        early, self._early = self._early, None
-        if early is None:
+        if (early := self._early) is None:
             return None
-        await asyncio.wait({early})
+        await asyncio.wait({early}, timeout=None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
+        if not early.done():
+            return None
+        self._early = None
         if early.cancelled() or not (grant := early.result()).answered:
             return None
         if too_many := self._held.look() + self._kept() + self._held.lost.untold:
             self._no_early_until = time.monotonic() + NO_EARLY
-        if not await self._held.acks.are_counted():
+        if not await self._held.acks.are_counted(deadline):
             return None
         n = min(grant.n, batch) - too_many
         return Grant(n, 0.0, grant.asked_at, True) if n > 0 and self.left(grant) > LEAST_LEFT else None
@@ -107,13 +113,14 @@ class GrantQuestions:
         await self._held.acks.are_counted()  # there is time
         return await self._ask(batch, ahead=1)
 
-    async def _counted_grant(self, batch: int) -> Grant:
+    async def _counted_grant(self, batch: int, deadline: float) -> Grant:
         """Once the server has counted the acks before, or it may serve the pull first. It counts them while the sidecar
         answers, which may have granted none because of these. Without an answer it waits for that only once."""
-        grant = await self._ask(batch)
-        if grant.answered and not grant.n and self._held.acks.uncounted and await self._held.acks.are_counted():
+        acks, grant = self._held.acks, await self._ask(batch)
+        because_of_acks = grant.answered and not grant.n and acks.uncounted
+        if because_of_acks and await acks.are_counted(deadline) and time.monotonic() < deadline:
             grant = await self._ask(batch)
-        if not grant.n or await self._held.acks.are_counted() or not grant.answered:
+        if not grant.n or await acks.are_counted(deadline) or not grant.answered:
             return grant
         return Grant(0, MIN_WAIT, grant.asked_at, True)
 

@@ -16,6 +16,7 @@ from nats.js.errors import FetchTimeoutError
 
 from nats_backpressure.client.client import CLOSE_TIMEOUT, BackpressureClient
 from nats_backpressure.client.counted_acks import CountedAcks
+from nats_backpressure.client.fetch_arguments import check
 from nats_backpressure.client.grant_questions import GRANT_SECONDS, GrantQuestions
 from nats_backpressure.client.held_messages import HeldMessages
 from nats_backpressure.client.inbox import Inbox
@@ -79,22 +80,20 @@ class PullGate:
         next one.
 
         Raises what the subscription's own does: nats.errors.TimeoutError when none came within `timeout` seconds (None:
-        never), whether there were none or none was granted; ValueError for a batch or timeout that is not positive.
-        Without an answer from the sidecar it pulls as many as it was granted last, after KEEPS_SIZE seconds the whole
-        batch. `heartbeat` is not needed: no pull waits longer than a second, so a dead one is noticed by then.
+        never), whether there were none or none was granted, and the time of one question later at most; its errors of
+        the arguments, before anything is asked. Without an answer from the sidecar it pulls as many as it was granted
+        last, after KEEPS_SIZE seconds the whole batch. `heartbeat` is not needed: no pull waits longer than a second,
+        so a dead one is noticed by then.
         """
-        if batch < 1:
-            raise ValueError("nats: invalid batch size")
-        if timeout is not None and timeout <= 0:
-            raise ValueError("nats: invalid fetch timeout")
-        self._note_work(batch)
+        heartbeats, batch = check(batch, timeout, heartbeat), int(batch)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
+        self._note_work(batch)
         while (left := deadline - time.monotonic()) > 0:
             messages, wait = await self._pull_in_turn(batch, left, deadline)
             if messages:
                 return self._count(messages)
             await self._pause(min(wait, max(0.0, deadline - time.monotonic())))
-        raise FetchTimeoutError if heartbeat else NatsTimeoutError  # as nats-py
+        raise FetchTimeoutError if heartbeats else NatsTimeoutError  # as nats-py
 
     async def messages(self, batch: int = 1) -> AsyncIterator[Msg]:
         """`async for message in gate.messages(batch=10)`: one message after another, `batch` pulled at a time. It ends
@@ -182,9 +181,10 @@ class PullGate:
         if self._subscription._nc.is_reconnecting:
             # nats-py would keep the pull for the next connection: after an outage the server would serve all of them.
             return [], LINK_POLL
-        grant = await self._questions.ask(batch)
+        grant = await self._questions.ask(batch, deadline)
         if not grant.n:
-            self._client.stats.count("held_back", self._subject)
+            if grant.answered:
+                self._client.stats.count("held_back", self._subject)
             return [], grant.wait
         left = min(deadline - time.monotonic(), self._questions.left(grant))
         if left <= 0:
