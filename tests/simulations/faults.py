@@ -61,9 +61,11 @@ async def go_back(replicas: Replicas, backups: Backups, fault: Fault) -> None:
         replica.link.cut = True
     store.older_stores(replicas, backups.of(fault))
     backups.go_back(fault)
-    await replicas.clock.sleep(fault.lasts)
-    for replica in replicas.all.values():
-        replica.link.heal()
+    try:
+        await replicas.clock.sleep(fault.lasts)
+    finally:
+        for replica in replicas.all.values():
+            replica.link.heal()
 
 
 Files = tuple[Settings, Settings]

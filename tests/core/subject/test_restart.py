@@ -255,6 +255,8 @@ def test_a_run_that_is_cut_comes_to_what_the_whole_run_comes_to(seed: int) -> No
     for _ in range(chance.randint(2, 4)):
         loads += [steady(chance)] * round(chance.uniform(14.0, 30.0) / EVERY)
     cut, down = chance.randrange(len(loads) - 20), chance.choice([0.0, 1.0, 20.0])
+    slack = round(EVIDENCE / EVERY)
+    loads[cut:cut] = [loads[cut]] * slack  # what ends before there is evidence need not be seen
     whole, other = (Life(policy, Consumer(cap=cap)) for _ in range(2))
     was: list[Status] = []
     now: list[Status] = []
@@ -267,7 +269,6 @@ def test_a_run_that_is_cut_comes_to_what_the_whole_run_comes_to(seed: int) -> No
             load(life.consumer)
             life.see()
             result.append(life.status)
-    slack = round(EVIDENCE / EVERY)
     for n in range(cut, len(loads)):
         near = was[max(0, n - slack) : n + slack]
         assert min(near) <= now[n] <= max(near), f"{n - cut} samples after the cut: {now[n]!r}, else {set(near)}"

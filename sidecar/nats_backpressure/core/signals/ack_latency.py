@@ -7,6 +7,7 @@ import math
 from msgspec import Struct
 
 from nats_backpressure.core.model.samples import Sample
+from nats_backpressure.core.signals.outages import Outages
 from nats_backpressure.core.signals.rate_window import LATENCY_SPAN, RATE_SPAN, IntervalCounts, Quantiles, RateWindow
 from nats_backpressure.protocol.values import LatencySource
 
@@ -48,10 +49,13 @@ class AckLatency:
         "_unbroken_since",
         "_unheld_at",
         "idle_at",
+        "outages",
         "working",
     )
 
     def __init__(self) -> None:
+        self.outages = Outages()
+        """What is compared with a mark is without them."""
         self._all = Quantiles()
         self._current = Quantiles()
         """Of the messages delivered since last nothing was in flight and nothing waited: only they show the latency of
@@ -82,15 +86,20 @@ class AckLatency:
         acked, since = self._acked_at, self._inflight_since
         return not self.working or self._rise_seen or (acked is not None and since is not None and acked >= since)
 
+    @property
+    def _looked_since(self) -> float:
+        """The end of the last outage, or when the first sample came."""
+        return math.inf if self._first_at is None else max(self._first_at, self.outages.ended_at)
+
     def is_settled(self, now: float) -> bool:
         """Whether samples have come for long enough to release a latch on what they show."""
-        return self._first_at is not None and now - self._first_at >= FRESH_ACKS
+        return now - self._looked_since >= FRESH_ACKS
 
     def add_metrics(self, now: float, seconds: float, times: int) -> None:
         """So many ack metrics of `seconds` from delivery to ack."""
         self._all.add(now, seconds, times)
         if now - seconds >= self.idle_at:
-            self._current.add(now, seconds, times)
+            self._current.add(now, self.outages.seen(now - seconds, now), times)
 
     def begin_sample(self, last: Sample | None, sample: Sample, working: int, restarted: bool) -> None:
         """A sample came. `restarted`: what is in flight was all delivered again."""
@@ -171,8 +180,8 @@ class AckLatency:
 
     def _p95(self, estimate: float, now: float) -> float:
         """When work begins, many messages in flight and few acks pass for a long time in flight. But nothing is in
-        flight for longer than since there was last nothing to do, or nothing in flight."""
-        return min(P95_OF_MEAN * estimate, now - max(self.idle_at, self._unheld_at))
+        flight for longer than since there was last nothing to do, nothing in flight, or nobody who looked."""
+        return min(P95_OF_MEAN * estimate, now - max(self.idle_at, self._unheld_at, self._looked_since))
 
     def _awaits_metrics(self, sample: Sample) -> bool:
         """Whether ack metrics may come that show more than an estimate. After a restart, three times the mean of a
@@ -183,4 +192,4 @@ class AckLatency:
         if not self.working or self._inflight_since is None:
             return 0.0
         since = self._inflight_since if self._acked_at is None else max(self._acked_at, self._inflight_since)
-        return max(0.0, now - since)
+        return max(0.0, self.outages.seen(since, now))

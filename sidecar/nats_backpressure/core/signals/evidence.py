@@ -7,6 +7,7 @@ the median. Counters (deliveries, acks, arrivals) are compared between the first
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from nats_backpressure.core.model.samples import ConsumerConfig
 
@@ -73,6 +74,12 @@ class Evidence:
         while len(points) > MIN_POINTS and (points[1].at <= point.at - SPAN or len(points) > MAX_POINTS):
             del points[0]
         self._tally()
+
+    def skip(self, seconds: float) -> None:
+        """Go on as if the clock had stood still for so long."""
+        self.points = [replace(point, at=point.at + seconds) for point in self.points]
+        self.moved_at += seconds
+        self.acked_at += seconds
 
     def with_point(self, point: Point, facts: ReplyFacts) -> Evidence:
         """A copy with one more point."""

@@ -56,6 +56,13 @@ class DiagnosisTracker:
         self._agrees = current is self.lasting or passing
         return self.lasting if self._agrees else None
 
+    def skip(self, seconds: float) -> None:
+        """Nobody looked for so long: that counts for no diagnosis."""
+        self.evidence.skip(seconds)
+        self.since += seconds
+        if self._first_at is not None:
+            self._first_at += seconds
+
     def is_steady(self, point: Point, facts: ReplyFacts) -> bool:
         """Whether further points like this one, with these facts, change nothing however many come. Holds only for a
         consumer with nothing to do: with a queue some rules depend on how long it lasts."""

@@ -262,8 +262,9 @@ class ConsumerTracker:
         # With a queue a stall always counts: workers that return all they get do no work.
         working = sample.inflight - returned if sample.pending else self._in_hand
         self._latency.begin_sample(last, sample, working, restarted)
+        seen = last is not None and not self._skip_outage(last, sample)
         if last is not None and not self._losses.purged:
-            self._count(last, sample, had)
+            self._count(last, sample, had, seen)
         if sample.delivered_stream >= self._history or not sample.pending:
             self._history = 0
         self._latency.end_sample(last, sample)
@@ -273,9 +274,21 @@ class ConsumerTracker:
         diagnosis = self._diagnose(sample, look)
         return self._reading(sample, look, diagnosis, self._losses.total - counted)
 
-    def _count(self, last: Sample, sample: Sample, had: int) -> None:
+    def _skip_outage(self, last: Sample, sample: Sample) -> bool:
+        """Whether nobody looked between two samples; a consumer with nothing to do is read rarely."""
+        since, until = last.at.mono, sample.at.mono
+        if not (last.pending or last.inflight):
+            return False
+        moved = sample.delivered_consumer != last.delivered_consumer or sample.inflight < last.inflight
+        if not self._latency.outages.add_interval(since, until, moved):
+            return False
+        self._diagnosis.skip(until - since)
+        self._flow.clear()
+        return True
+
+    def _count(self, last: Sample, sample: Sample, had: int, seen: bool) -> None:
         """Count the interval between two samples: first deliveries less the rise of in flight are acks (at most);
-        `had`: how many messages workers had at its start."""
+        `had`: how many messages workers had at its start; `seen`: whether rates may be taken from it."""
         time = sample.at.mono - last.at.mono
         given = sample.delivered_consumer - last.delivered_consumer
         new = given if sample.config.filters else min(given, sample.delivered_stream - last.delivered_stream)
@@ -297,12 +310,13 @@ class ConsumerTracker:
             lead_time=time if away else 0.0,
             lead_acks=acks if away else 0.0,
         )
-        self._flow.add(sample.at.mono, counts)
+        if seen:
+            self._flow.add(sample.at.mono, counts)
         before_work = away and not self._acked and self._capacity.rate is None
         self._arrived += counts.arrivals
         self._acked += acks
         again = counts.redeliveries or self._naks or self._dropped or self._again
-        if waited and not (before_work or again or last.paused or sample.paused) and time <= RATE_SPAN:
+        if seen and waited and not (before_work or again or last.paused or sample.paused) and time <= RATE_SPAN:
             self._capacity.learn(time, acks)
         if sample.since_ack is None and (acks > 0 or sample.floor_stream > last.floor_stream):
             self._latency.add_acks(sample.at.mono)
