@@ -317,3 +317,36 @@ async def test_a_start_without_the_events_stream_evaluates_and_publishes_once_it
             await js.add_stream(events)
             assert (await wire.event("backpressure_warning", seconds=60))["seq"] == 1
             await line(sidecar, "stage.works", lambda each: True, stage="events stream")
+
+
+async def test_a_first_start_without_the_events_stream_evaluates_at_every_replica_and_publishes_each_change_once(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """Nothing is stored yet, and another stream has the subjects of the events."""
+    server = await start_server(ALL)
+    await add_router(server, ALL)
+    async with await nats.connect(server.url, user="admin", password="a") as nc:
+        js, wire = nc.jetstream(), await Wire(nc).listen()
+        await js.add_stream(name="FOREIGN", subjects=["backpressure.v1.event.>"])
+        first, second = (sidecar_of(tmp_path, server, ALL) for _ in range(2))
+        async with first, second:
+            await first.observing()
+            for _ in range(2000):
+                await nc.publish(SUBJECT, b"x")
+            await wire.status(status="warning", reasons=["pending"])
+            said = await line(first, "stage.failing", lambda each: True, stage="events stream")
+            assert "stored by FOREIGN" in said["error"] and "take the subjects out of the stream" in said["hint"]
+            await second.observing()
+            await js.add_stream(name="LATER", subjects=["orders"])
+            await js.add_consumer("LATER", CONSUMER)
+            await wire.status("orders", status="inactive")
+            await first.end()
+            await second.observing()
+            await js.purge_stream("ROUTER")
+            await wire.status(status="inactive")
+            assert not lines(first, "stage.failing", stage="load") + lines(second, "stage.failing", stage="load")
+            await js.delete_stream("FOREIGN")
+            await wire.event("recovery", seconds=60)
+            stored = [(event["type"], event["seq"], event["epoch"]) for event in await wire.stored()]
+            epoch = stored[0][2]
+            assert stored == [("backpressure_warning", 1, epoch), ("recovery", 2, epoch)]

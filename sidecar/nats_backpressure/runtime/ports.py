@@ -151,7 +151,8 @@ class EventPublisher(Protocol):
     """The events stream: each event published once, in order."""
 
     async def last(self, subject: str) -> LastEvent | None:
-        """What the newest events of a subject show; None if there are none. Raises Unavailable."""
+        """What the newest events of a subject show; None if there are none, or no stream. Raises Unavailable where the
+        stream does not answer."""
 
     async def publish(self, event: SubjectEvent) -> bytes:
         """Return the encoded event once it is in the stream exactly once. Raises PublishConflict, Unpublishable (drop

@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats import event_publisher
-from nats_backpressure.adapters.nats.api import JetStreamApi, Message
+from nats_backpressure.adapters.nats.api import ApiError, JetStreamApi, Message
 from nats_backpressure.adapters.nats.api_types import PubAck
 from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
 from nats_backpressure.adapters.nats.resources import Resources
@@ -225,12 +225,61 @@ class _PublishedMeanwhile:
         return matching[-1] if matching else None
 
 
+class _FailsLater(_PublishedMeanwhile):
+    """One event, and a stream that answers with an error from the n-th request on."""
+
+    def __init__(self, before: int, error: Unavailable) -> None:
+        super().__init__(99)
+        self._answers, self._error = before - 1, error
+
+    async def last(self, stream: str, subject: str) -> Message | None:
+        self._answers -= 1
+        if self._answers < 0:
+            raise self._error
+        return await super().last(stream, subject)
+
+
+def publisher_on(js: _PublishedMeanwhile) -> JetStreamEventPublisher:
+    return JetStreamEventPublisher(js, NAMES, lambda event: pytest.fail("nothing is published"))  # type: ignore[arg-type]  # of the API only `last` is used
+
+
 @pytest.mark.parametrize("before", range(1, 9))
 async def test_the_status_and_the_seq_of_the_last_event_are_of_one_moment(before: int) -> None:
     js = _PublishedMeanwhile(before)
-    last = await JetStreamEventPublisher(js, NAMES, lambda event: pytest.fail("nothing is published")).last(SUBJECT)  # type: ignore[arg-type]  # of the API only `last` is used
+    last = await publisher_on(js).last(SUBJECT)
     assert last is not None
     assert (last.seq, last.status) in [(1, Status.WARNING), (2, Status.ACTIVE)]
+
+
+async def test_without_a_stream_there_was_no_event(nc: Client) -> None:
+    async with real(nc) as (_, _, publisher):
+        await nc.jetstream().delete_stream(NAMES.events_stream)
+        assert await publisher.last(SUBJECT) is None
+
+
+@pytest.mark.parametrize("before", range(1, 9))
+async def test_a_stream_that_is_deleted_while_its_last_event_is_read_has_none(before: int) -> None:
+    gone = ApiError(404, 10059, "stream not found")
+    assert await publisher_on(_FailsLater(before, gone)).last(SUBJECT) is None
+
+
+@pytest.mark.parametrize("before", range(1, 9))
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("$JS.API.STREAM.MSG.GET.BACKPRESSURE_EVENTS: no reply in time"),
+        Unavailable('Permissions Violation for Publish to "$JS.API.STREAM.MSG.GET.BACKPRESSURE_EVENTS"'),
+        ApiError(503, 10008, "JetStream system temporarily unavailable"),
+        ApiError(500, 10118, "stream is offline"),
+        ApiError(503, 10039, "JetStream not enabled for account"),
+        ApiError(404, 10014, "consumer not found"),
+    ],
+    ids=str,
+)
+async def test_a_stream_that_gives_no_answer_is_none_without_events(before: int, error: Unavailable) -> None:
+    with pytest.raises(Unavailable) as raised:
+        await publisher_on(_FailsLater(before, error)).last(SUBJECT)
+    assert raised.value is error
 
 
 class _CountedRequests:

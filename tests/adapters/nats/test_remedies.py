@@ -57,6 +57,7 @@ ROWS = [
     pytest.param(Nats(), "503 (10076): not enabled", "on the server", id="error of a reading"),
     pytest.param(Nats(), "$JS.API.STREAM.LIST: no reply in time", "the server is slow", id="no reply"),
     pytest.param(Nats(), "stream S is missing and manage_resources is false", "resources.missing", id="not created"),
+    pytest.param(Nats(), "stream not found (404, 10059)", "the stage `events stream`", id="no stream"),
     pytest.param(Nats(), "anything else (400, 1)", TRIED, id="unknown"),
 ]
 

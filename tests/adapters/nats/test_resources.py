@@ -34,8 +34,13 @@ async def test_an_existing_stream_with_other_settings_is_left_as_it_is(nc: Clien
 
 async def test_a_stream_on_our_subjects_is_named(nc: Client) -> None:
     await nc.jetstream().add_stream(name="GREEDY", subjects=["backpressure.>"])
-    with pytest.raises(Unavailable, match="overlap"):
-        await Resources(JetStreamApi(Requests(nc)), NAMES, 1, 604_800, True).ensure()
+    js = JetStreamApi(Requests(nc))
+    with capture_logs() as logs, pytest.raises(Unavailable, match="overlap") as raised:
+        await Resources(js, NAMES, 1, 604_800, True, partial(remedy, Nats())).ensure()
+    said = str(raised.value)
+    assert "GREEDY" in said and "take the subjects out of the stream that `error` names" in remedy(Nats(), said)
+    (refused,) = [line for line in logs if line["event"] == "resources.refused"]
+    assert refused["subjects_held_by"] == ["GREEDY"] and refused["hint"] == remedy(Nats(), said)
 
 
 async def test_without_the_right_to_manage_nothing_is_made(nc: Client) -> None:

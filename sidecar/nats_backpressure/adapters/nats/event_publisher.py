@@ -9,7 +9,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from nats_backpressure.adapters.nats.api import WRONG_SEQUENCE, ApiError, JetStreamApi, Message
+from nats_backpressure.adapters.nats.api import NO_STREAM, WRONG_SEQUENCE, ApiError, JetStreamApi, Message
 from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.subject import publish_check
 from nats_backpressure.core.subject.publish_check import OwnEvent, PublishStep, StoredPosition
@@ -68,6 +68,15 @@ class JetStreamEventPublisher:
         self._logged = Once()
 
     async def last(self, subject: str) -> LastEvent | None:
+        """None without a stream too: then there was no event, and nobody is left unjudged for lack of one."""
+        try:
+            return await self._last_settled(subject)
+        except ApiError as error:
+            if error.err_code != NO_STREAM:
+                raise
+            return None
+
+    async def _last_settled(self, subject: str) -> LastEvent | None:
         """Read again where an event was published meanwhile: an old status beside a new `seq` would be believed."""
         newest = await self._newest(self._names.event("*", subject))
         for _ in range(TRIES):

@@ -23,6 +23,8 @@ BY_CODE: Final = {
     10027: "the account may have no more streams: raise its max_streams, or remove some",
     10077: "the stream is full: raise its max_bytes, or free some",
     10054: "the stream takes no message of this size: raise its max_msg_size",
+    10065: "take the subjects out of the stream that `error` names, or give this installation another `name`",
+    10059: "the stream is missing: the line of the stage `events stream` or `state bucket` says why it is not created",
     10118: ON_DOWN_SERVERS,
     10109: "the stream is sealed: it must be removed, it is then created again",
     10008: "JetStream has no leader at this moment: look at `nats server report jetstream`",

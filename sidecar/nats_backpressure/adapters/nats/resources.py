@@ -17,6 +17,8 @@ from nats_backpressure.runtime.tasks import Once
 log = structlog.get_logger()
 
 NAME_IN_USE = 10058
+SHOWN = 5
+"""Streams that store our subjects, in one error."""
 
 
 class Missing(Unavailable):
@@ -102,14 +104,17 @@ class Resources:
         except ApiError as error:
             if error.err_code == NAME_IN_USE:  # another replica was faster, with other settings
                 return
-            held_by = await self._streams_with(wanted["subjects"][0])
-            other = "remove the subjects from that stream, or give this installation another `name`"
-            hint = other if held_by else self._remedy(str(error))
-            self._log_once(
-                name, "resources.refused", stream=name, error=str(error), subjects_held_by=held_by, hint=hint
-            )
-            raise
+            raise await self._refused(name, wanted["subjects"][0], error) from error
         log.info("resources.created", stream=name)
+
+    async def _refused(self, name: str, subjects: str, error: ApiError) -> Unavailable:
+        """Log once why a stream cannot be created. The error names the streams that have its subjects, since whoever
+        reads it later finds nothing in the server's log."""
+        held_by = await self._streams_with(subjects)
+        problem = f"{error}: {subjects} is stored by {', '.join(held_by[:SHOWN])}" if held_by else str(error)
+        facts = {"error": str(error), "subjects_held_by": held_by, "hint": self._remedy(problem)}
+        self._log_once(name, "resources.refused", stream=name, **facts)
+        return Unavailable(problem)
 
     async def _streams_with(self, subject: str) -> list[str]:
         """The streams that store some of these subjects."""
