@@ -92,7 +92,8 @@ async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: S
     ]
     uncreating = await doctor.findings("uncreating", 2)
     assert "this login may not create it" in uncreating["resources"][0]["problem"]
-    assert "no request is answered" in uncreating["rights"][0]["cost"]
+    events, bucket, *_ = uncreating["rights"]
+    assert "no event is published" in events["cost"] and "no request is answered" in bucket["cost"]
 
     nc = await nats.connect(server.url, user="full", password="p")
     try:
@@ -126,6 +127,19 @@ async def test_each_broken_world_is_found_and_nothing_is_changed(start_server: S
         assert await stored(nc) == before
     finally:
         await nc.close()
+
+
+async def test_an_events_stream_whose_subjects_are_taken_is_an_error_beside_a_sidecar_that_runs(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = await start_server(ACCOUNTS)
+    async with await nats.connect(server.url, user="full", password="p") as nc:
+        await nc.jetstream().add_stream(name="FOREIGN", subjects=["backpressure.v1.event.>"])
+        async with Sidecar(tmp_path, server.url.replace("://", "://full:p@"), UNHURRIED) as sidecar:
+            await sidecar.observing()
+            (missing,) = (await Doctor(server, tmp_path).findings("full", 2))["resources"]
+            assert missing["problem"].endswith(", and cannot be created: backpressure.v1.event.> is stored by FOREIGN")
+            assert "the stored states are right" in missing["cost"] and "stream edit FOREIGN" in missing["remedy"]
 
 
 async def test_another_installation_is_seen_however_rarely_it_writes(

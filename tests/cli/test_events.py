@@ -99,6 +99,27 @@ async def read_from_the_stream(command: Command, note: str) -> None:
     assert [event["subject"] for event in lost["events"]] == ["orders.paid"]
 
 
+async def test_it_is_said_that_nothing_can_be_published_without_the_stream_of_events(
+    command: Command, nc: Client, sidecar: Sidecar, wire: Wire
+) -> None:
+    await wire.status(status="inactive")
+    ran = await command("events", SUBJECT)
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (0, "", ""), "there is a stream, and no event"
+    js = nc.jetstream()
+    config = (await js.stream_info("BACKPRESSURE_EVENTS")).config
+    await js.update_stream(config.evolve(subjects=["elsewhere"]))
+    await js.add_stream(name="FOREIGN", subjects=["backpressure.v1.event.>"])
+    await js.delete_stream("BACKPRESSURE_EVENTS")
+    for asked in ([SUBJECT], [SUBJECT, "--json"]):
+        ran = await command("events", *asked)
+        assert ran.exit_code == 0 and "there is no stream BACKPRESSURE_EVENTS" in ran.stderr
+        assert "`nats-backpressure doctor` says what is in the way" in ran.stderr
+    following = await command.start("events", "--follow", SUBJECT)
+    assert following.stderr is not None
+    async with asyncio.timeout(15):
+        assert b"there is no stream BACKPRESSURE_EVENTS" in await following.stderr.readline()
+
+
 async def test_a_name_that_nobody_has_is_an_error(command: Command, sidecar: Sidecar) -> None:
     for more in ((), ("--follow",)):
         error = await command.failed("events", "--name", "backpresure", *more)

@@ -38,6 +38,12 @@ def own(n: int, **changes: Any) -> Any:
     return (*OWN[:n], replace(OWN[n], **changes), *OWN[n + 1 :])
 
 
+def unmade(*numbers: int) -> Any:
+    """Of an installation whose sidecar has never run; its heartbeats are not what is looked at."""
+    own = tuple(replace(each, exists=n not in numbers) for n, each in enumerate(OWN))
+    return (own[0], replace(own[1], name="KV_other_state"), own[2]) if 1 not in numbers else own
+
+
 def found(check: str, **changes: Any) -> list[tuple[str, str, str, str]]:
     """What is not as it should be in a world that is fine but for these facts."""
     findings = [each for each in examine(replace(FINE, **changes)) if each.level not in ("ok", "unknown")]
@@ -136,7 +142,7 @@ def test_policies_are_said_to_be_in_force_only_where_there_are_any(changes: Any,
             id="a right that it does without",
         ),
         pytest.param(
-            *("resources", {"own": own(0, exists=False)}, "note", "BACKPRESSURE_EVENTS does not exist"),
+            *("resources", {"own": unmade(0)}, "note", "BACKPRESSURE_EVENTS does not exist"),
             "start the sidecar; or run: nats stream add",
             id="a stream that it will create",
         ),
@@ -542,6 +548,51 @@ def test_few_copies_are_judged_by_the_cluster_that_has_them() -> None:
     for server, own_streams, level in ((LEAF, hub, "warning"), (LEAF | {"cluster": "leaves"}, OWN, "ok")):
         facts = replace(FINE, server=replace(SERVER, **server), own=own_streams)
         assert [each.level for each in examine(facts) if each.check == "copies"] == [level]
+
+
+LACKING: dict[str, tuple[dict[str, Any], str, str]] = {
+    "its subjects are taken": (
+        {"stored": {"TAKEN": ("x", "*.v1.event.a.>", "$KV.*.x.y")}},
+        "is stored by TAKEN",
+        "nats stream edit TAKEN --subjects ...; or give this installation another `name`",
+    ),
+    "the account is full": ({"account": Account(streams=3, max_streams=3)}, "cannot be created", "see `account`"),
+    "a sidecar runs": ({}, "though a sidecar that creates it has run within 14 s", "`resources.refused`"),
+}
+MISSING_COSTS = ("no event is published", "no state and no event can be stored", "only the policies of the file")
+
+
+@pytest.mark.parametrize("n", range(len(OWN)))
+@pytest.mark.parametrize("lacking", LACKING)
+def test_a_stream_that_no_sidecar_can_create_says_why_and_costs_what_is_lost(lacking: str, n: int) -> None:
+    changes, why, remedy = LACKING[lacking]
+    findings = examine(replace(FINE, own=own(n, exists=False), **changes))
+    (missing,) = [each for each in findings if each.check == "resources"]
+    if lacking == "a sidecar runs" and n == 1:  # without the bucket there is no heartbeat
+        assert missing.level == "note"
+        return
+    assert missing.level == ("warning" if OWN[n].optional else "error")
+    assert missing.problem.startswith(f"{OWN[n].name} does not exist, ") and why in missing.problem
+    assert remedy in missing.remedy and "start the sidecar" not in missing.remedy
+    check_commands(missing.remedy)
+    costs = {each.cost for each in findings if each.check in ("resources", "account") and each.level != "ok"}
+    assert len(costs) == 1 and costs.pop().startswith(MISSING_COSTS[n]), "both say the same"
+
+
+def test_a_stream_beside_our_subjects_is_in_nobodys_way() -> None:
+    stored = {"BESIDE": ("backpressure.v1.events.>", "backpressure.v1.event", "orders.>")}
+    (level, problem, _, remedy), *_ = found("resources", own=unmade(0), stored=stored)
+    assert (level, problem) == ("note", "BACKPRESSURE_EVENTS does not exist") and "start the sidecar" in remedy
+
+
+@pytest.mark.parametrize(("numbers", "n"), [((0,), 0), ((1,), 1), ((2,), 2), ((0, 2), 0), ((0, 1, 2), 1)])
+def test_what_missing_streams_cost_is_the_same_in_every_check(numbers: tuple[int, ...], n: int) -> None:
+    few = Settings(publish=Publish(replicas=3))
+    facts = replace(FINE, own=unmade(*numbers), settings=few, account=Account(streams=3, max_streams=3))
+    wrong = [each for each in examine(facts) if each.check in ("copies", "account") and each.level != "unknown"]
+    assert [each.check for each in wrong] == ["account", "copies"]
+    assert all(each.cost.startswith(MISSING_COSTS[n]) for each in wrong)
+    assert {each.level for each in wrong} == {"warning" if numbers == (2,) else "error"}
 
 
 @pytest.mark.parametrize("stored", ["backpressure.v1.decide.>", "backpressure.>", "my.alias"])

@@ -12,9 +12,13 @@ CONSUMERS = tuple(
     for name in ("created", "paid", "shipped")
 )
 OWN = (
-    OwnStream("BACKPRESSURE_EVENTS", "nats stream add BACKPRESSURE_EVENTS", exists=True),
-    OwnStream("KV_backpressure_state", "nats kv add backpressure_state", exists=True),
-    OwnStream("KV_backpressure_policy", "nats kv add backpressure_policy", optional=True, exists=True),
+    OwnStream("BACKPRESSURE_EVENTS", "nats stream add BACKPRESSURE_EVENTS", ("backpressure.v1.event.>",), exists=True),
+    OwnStream("KV_backpressure_state", "nats kv add backpressure_state", ("$KV.backpressure_state.>",), exists=True),
+    OwnStream(
+        *("KV_backpressure_policy", "nats kv add backpressure_policy", ("$KV.backpressure_policy.>",)),
+        optional=True,
+        exists=True,
+    ),
 )
 SERVER = Server(("nats://nats:4222",), "none", version="2.11.4", round_trip=0.0004)
 FINE = Facts(

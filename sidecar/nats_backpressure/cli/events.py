@@ -72,10 +72,14 @@ def events(
     async def print_events(service: ServiceClient) -> None:
         if watched is None:
             await _require_stream(target, service, follow=follow)
+        elif follow:
+            await _note_missing(target, service)
         if follow:
             await _follow(service, query, since, as_json)
             return
         stored = await query.stored(service, time.time() - DEFAULT_SPAN if since is None else since)
+        if watched is not None and not stored.events:
+            await _note_missing(target, service)
         if as_json:
             print_json({"events": stored.events, "truncated": stored.truncated})
             return
@@ -99,6 +103,14 @@ async def _require_stream(target: Target, service: ServiceClient, *, follow: boo
     if info is None:
         name = service.names.name
         raise Unavailable(f"there is no stream {stream}: a sidecar of the name `{name}` creates it (is --name right?)")
+
+
+async def _note_missing(target: Target, service: ServiceClient) -> None:
+    """Say that there is no events stream, where that can be asked: a sidecar that runs knows no event without one."""
+    try:
+        await _require_stream(target, service, follow=True)
+    except Unavailable as error:
+        print_note(f"{error}; `nats-backpressure doctor` says what is in the way")
 
 
 class _EventQuery:

@@ -7,7 +7,7 @@ from typing import Final
 
 from nats_backpressure.doctor.facts import Account, Facts
 from nats_backpressure.doctor.findings import Finding, error, warning
-from nats_backpressure.doctor.right_costs import FILE_ALONE, NOT_STORED
+from nats_backpressure.doctor.own_stream_costs import cost_of_missing, missing_of
 from nats_backpressure.doctor.text import count, names
 
 FULL: Final = (
@@ -45,13 +45,18 @@ def _bytes(has: Account) -> Iterator[Finding]:
 
 
 def _streams(facts: Facts, has: Account) -> Iterator[Finding]:
-    absent = [each for each in facts.own if not each.exists and each.failure is None]
-    missing = [each.name for each in absent]
-    if missing and 0 <= has.max_streams < has.streams + len(missing):
+    if has_no_room(facts):
+        absent = missing_of(facts)
+        missing = [each.name for each in absent]
         held = f"the account has {has.streams:,} of {has.max_streams:,} streams"
-        problem = f"{held}, and {names(missing)} {_are(missing)} missing"
-        optional = all(each.optional for each in absent)
-        yield warning(problem, FILE_ALONE, RAISE) if optional else error(problem, NOT_STORED, RAISE)
+        make = warning if all(each.optional for each in absent) else error
+        yield make(f"{held}, and {names(missing)} {_are(missing)} missing", cost_of_missing(facts, absent), RAISE)
+
+
+def has_no_room(facts: Facts) -> bool:
+    """Whether the account may not have all of our streams that are missing."""
+    missing, has = len(missing_of(facts)), facts.account
+    return has is not None and missing > 0 and 0 <= has.max_streams < has.streams + missing
 
 
 def _are(missing: list[str]) -> str:

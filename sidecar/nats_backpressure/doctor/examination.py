@@ -8,7 +8,15 @@ from typing import Final
 
 from msgspec import Struct
 
-from nats_backpressure.doctor import account_checks, server_checks, storage_checks, unseen, watch_checks
+from nats_backpressure.doctor import (
+    account_checks,
+    copy_checks,
+    heartbeat_check,
+    server_checks,
+    storage_checks,
+    unseen,
+    watch_checks,
+)
 from nats_backpressure.doctor.facts import Facts
 from nats_backpressure.doctor.findings import Checked, Finding, unknown, warning
 
@@ -66,11 +74,11 @@ CHECKS: Final = (
         "jetstream",
         not_at_start=LOGGED.format("resources.differ"),
     ),
-    Check("copies", storage_checks.copies, "their copies fit the cluster", "jetstream", unseen.copies),
+    Check("copies", copy_checks.copies, "their copies fit the cluster", "jetstream", unseen.copies),
     Check("state", storage_checks.state, "the state bucket may be written and has room", "jetstream", unseen.state),
     Check(
         "heartbeat",
-        storage_checks.heartbeat,
+        heartbeat_check.heartbeat,
         "",
         "jetstream",
         unseen.state,

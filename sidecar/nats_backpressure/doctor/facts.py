@@ -49,6 +49,8 @@ class OwnStream(Struct, frozen=True):
     name: str
     make_it: str
     """The command that creates it."""
+    subjects: tuple[str, ...] = ()
+    """What it stores."""
     optional: bool = False
     exists: bool = False
     failure: Failure | None = None

@@ -47,7 +47,8 @@ def _creating(stream: str, facts: Facts) -> tuple[Level, str]:
         return "note", f"none: publish.manage_resources is false, so {stream} is created by others"
     if own.optional:
         return "warning", f"{stream} cannot be created: {FILE_ALONE}"
-    return "error", f"{stream} cannot be created: {NOTHING}"
+    cost = EVENTS_UNSENT if stream == Names(facts.settings.name).events_stream else NOTHING
+    return "error", f"{stream} cannot be created: {cost}"
 
 
 def _costs(facts: Facts) -> Iterator[Cost]:

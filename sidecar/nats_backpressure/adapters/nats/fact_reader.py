@@ -160,16 +160,17 @@ class FactReader:
         )
 
     async def _own(self, wanted: dict[str, Any], optional: bool = False) -> OwnStream:
-        name, make_it = wanted["name"], command(wanted, self._names)
+        name, make_it, subjects = wanted["name"], command(wanted, self._names), tuple(wanted["subjects"])
         try:
             details = await self._js.api(f"STREAM.INFO.{name}", _Details)
         except Unavailable as error:
             missing = isinstance(error, ApiError) and error.err_code == NO_STREAM
-            return OwnStream(name, make_it, optional, failure=None if missing else self.failure(error))
+            return OwnStream(name, make_it, subjects, optional, failure=None if missing else self.failure(error))
         has, cluster = differences(wanted, details.config), details.cluster
         return OwnStream(
             name,
             make_it,
+            subjects,
             optional,
             exists=True,
             differs={key: (wanted.get(key, DEFAULTS[key]), value) for key, value in has.items()},

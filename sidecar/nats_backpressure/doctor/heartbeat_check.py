@@ -1,0 +1,46 @@
+"""Check of the heartbeat: whether a sidecar of this name runs, by what it writes to the state bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from nats_backpressure.doctor.facts import Facts
+from nats_backpressure.doctor.findings import Finding, note
+from nats_backpressure.protocol.subjects import Names
+
+LATE: Final = 14.0
+"""Seconds without a heartbeat after which clients have opened; with a longer interval, this many of them."""
+HEARTBEATS: Final = 5
+
+
+def heartbeat(facts: Facts) -> Iterator[Finding]:
+    """Whether a sidecar of this name runs: it writes heartbeats to the state bucket."""
+    late = late_after(facts)
+    for stream in facts.own:
+        if stream.name != state_bucket(facts) or not stream.exists:
+            continue
+        if is_running(facts):
+            yield Finding("ok", f"a sidecar has written {stream.name} within {late:g} s")
+            continue
+        ever = "has ever written" if stream.quiet is None else f"has written for {stream.quiet:,.0f} s to"
+        yield note(
+            f"no sidecar of the name {facts.settings.name} {ever} {stream.name}",
+            "if none runs, no status is known and nothing is held back",
+            "start it; if it runs, see `state` above, and the end of its log",
+        )
+
+
+def is_running(facts: Facts) -> bool:
+    """Whether a sidecar has written a heartbeat lately."""
+    buckets = (stream for stream in facts.own if stream.name == state_bucket(facts) and stream.exists)
+    return any(bucket.quiet is not None and bucket.quiet < late_after(facts) for bucket in buckets)
+
+
+def late_after(facts: Facts) -> float:
+    """Seconds after the last heartbeat from which on none is said to run."""
+    return max(LATE, HEARTBEATS * facts.settings.publish.heartbeat_seconds)
+
+
+def state_bucket(facts: Facts) -> str:
+    return f"KV_{Names(facts.settings.name).state_bucket}"
