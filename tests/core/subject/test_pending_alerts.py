@@ -162,7 +162,10 @@ def test_what_was_seen_before_a_gap_counts_in_full(gap: float, stands_still: boo
 
 
 @pytest.mark.parametrize("gap", [3.0, 9.0, 20.0, 45.0])
-def test_a_gap_right_after_the_rise_fires_nothing_though_it_is_as_long_as_the_alert_waits(gap: float) -> None:
+@pytest.mark.parametrize("measured", [0.0, 5.0], ids=["", "and is measured as an interval"])
+def test_a_gap_right_after_the_rise_fires_nothing_though_it_is_as_long_as_the_alert_waits(
+    measured: float, gap: float
+) -> None:
     """The process stood still, or the server: the condition was seen before and after, and not in between."""
     policy = Policy(alert_on_active=False, alerts=(AlertRule("soon", When(pending_above=5), for_seconds=8.0),))
     store = Store()
@@ -171,6 +174,7 @@ def test_a_gap_right_after_the_rise_fires_nothing_though_it_is_as_long_as_the_al
         read(only, 970.0 + n / 2, pending=0)
     for at in (1000.0, 1000.1):
         read(only, at)
+    only.interval = measured
     only.feed(Tick(), 1000.1 + gap)
     for n in range(50):
         read(only, 1000.1 + gap + n / 10)

@@ -63,11 +63,14 @@ class Replica:
         self.reports: list[ReportDifference] = []
         self.ahead = 0.0
         """Seconds by which its wall clock is ahead."""
+        self.interval = 0.0
+        """Seconds between two readings, as measured."""
 
     def feed(self, input_: Input, at: float) -> None:
         context = StepContext(
             10.0,
             30.0,
+            self.interval,
             writer=self.name,
             newest_read_at=at,
             policy_mark="m",

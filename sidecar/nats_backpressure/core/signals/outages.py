@@ -7,7 +7,7 @@ import math
 
 SHORTEST = 2.0
 """Seconds between two samples up to which they are as usual."""
-UNUSUAL = 3.0
+UNUSUAL = 2.0
 """Times as long as usual that an outage takes at least: where all samples are rare, none is missing."""
 RECONNECT = 3.0
 """Seconds after an outage in which a worker that has done nothing yet may still be on its way: clients of NATS try to

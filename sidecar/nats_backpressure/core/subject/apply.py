@@ -34,6 +34,7 @@ from nats_backpressure.core.subject.inputs import (
     WriteFailing,
 )
 from nats_backpressure.core.subject.member_update import evaluated
+from nats_backpressure.core.subject.left_epochs import is_left_behind
 from nats_backpressure.core.subject.newest_record import continues, is_newest
 from nats_backpressure.core.subject.read_members import with_readings
 from nats_backpressure.core.subject.record import MOST_REJECTIONS
@@ -136,6 +137,8 @@ def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
     state = replace(state, loading=False, must_reload=False, followed=0)
     if ours is not None and state.unstored and not input_.newer and input_.revision == state.revision:
         return replace(state, must_reload=missed, doubted=missed)  # the record that ours replaces
+    if instead is not None and not input_.newer and is_left_behind(state, input_.record):
+        return with_created(state, instead, now, stored=True)
     if ours is not None and not state.unstored and not input_.newer and state.newer_seen_at is None:
         if instead is None and not continues(ours, input_.record):
             return replace(state, must_reload=True, doubted=True)
@@ -154,7 +157,8 @@ def _(input_: RecordFollowed, state: SubjectState, now: Now) -> SubjectState:
     if state.loading:
         return replace(state, followed=max(state.followed, input_.revision))
     free = ours is None or state.unstored or input_.newer or state.newer_seen_at is not None
-    if free or (ours is not None and continues(ours, input_.record)):
+    left = not input_.newer and is_left_behind(state, input_.record)
+    if not left and (free or (ours is not None and continues(ours, input_.record))):
         state = replace(state, writing=None, removing=False)
         return taken_over(state, input_, now)
     return replace(state, must_reload=True, doubted=True, writing=None)

@@ -48,6 +48,8 @@ class SubjectState(Struct, frozen=True, gc=False):
     """What is stored, as far as known; None until a record was loaded or created."""
     revision: int = 0
     """Revision of the stored key; 0 where there is none."""
+    left_epochs: tuple[tuple[str, int], ...] = ()
+    """Epochs that `record` has had before, each with the highest `seq` known of it; see `core.subject.left_epochs`."""
     unstored: bool = False
     """Whether `record` was created here and is not stored yet."""
     risen_elsewhere_at: float = -math.inf
@@ -92,6 +94,8 @@ class SubjectState(Struct, frozen=True, gc=False):
     """Whether an operator wants it removed; a member that joins cancels that."""
     read_at: float | None = None
     """Monotonic time at which any member was last read."""
+    interval: float = 0.0
+    """`Limits.interval` then: what made the next reading late is not part of it."""
     watched_since: float | None = None
     """Monotonic time since which it was read without a gap; None before the first reading of this process."""
     removing: bool = False

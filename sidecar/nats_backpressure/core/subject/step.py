@@ -22,6 +22,7 @@ from nats_backpressure.core.subject.inputs import (
     RecordFollowed,
     Tick,
 )
+from nats_backpressure.core.subject.left_epochs import with_left_epoch
 from nats_backpressure.core.subject.other_policies import is_foreign
 from nats_backpressure.core.subject.plan_writes import StepContext, plan_writes
 from nats_backpressure.core.subject.state import (
@@ -41,6 +42,8 @@ def step(state: SubjectState, input_: Input, now: Now, context: StepContext) -> 
     if is_read:
         state = _watched(state, now, context)
     state = apply(input_, state, now)
+    if state.record is not before.record:
+        state = with_left_epoch(before, state)
     if isinstance(input_, Tick) and input_.reported_at > state.reported_at:
         state = _with_report(state, input_.reported_at, context)
     if is_read and state.running_since:
@@ -58,7 +61,7 @@ def _watched(state: SubjectState, now: Now, context: StepContext) -> SubjectStat
     if gap:
         state = _reopened(state, now, context)
     watched = now.mono if gap or state.watched_since is None else state.watched_since
-    return replace(state, read_at=now.mono, watched_since=watched)
+    return replace(state, read_at=now.mono, watched_since=watched, interval=context.interval)
 
 
 def _with_report(state: SubjectState, at: float, context: StepContext) -> SubjectState:
@@ -77,7 +80,8 @@ def _without_unseen(before: SubjectState, state: SubjectState, now: Now, context
     last = Now(proved_at(before, context.proofs), now.wall)  # what was seen until then had not grown old then
     was = alerts_seen_to(before, last, context, context.proofs)
     to = alerts_seen_to(state, now, context, context.proofs)
-    since = without_unseen(state.running_since, was, to, state.unread_since, context)
+    usual = Limits(context.stale_after, context.unknown_after, min(context.interval, before.interval))
+    since = without_unseen(state.running_since, was, to, state.unread_since, usual)
     return replace(state, running_since=running_since(alerts, since, now.mono))
 
 
