@@ -33,8 +33,8 @@ from nats_backpressure.core.subject.inputs import (
     WriteDone,
     WriteFailing,
 )
-from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.core.subject.left_epochs import is_left_behind
+from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.core.subject.newest_record import continues, is_newest
 from nats_backpressure.core.subject.read_members import with_readings
 from nats_backpressure.core.subject.record import MOST_REJECTIONS
