@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nats
 import pytest
+from hypothesis import is_hypothesis_test
 from nats.aio.client import Client
 
 from tests.support import exploring
@@ -61,7 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"server", "start_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("real_server")
-        if item.get_closest_marker("hypothesis") or item.nodeid.startswith("tests/simulations/"):
+        # Hypothesis adds its marker later than this.
+        if is_hypothesis_test(getattr(item, "obj", None)) or item.nodeid.startswith("tests/simulations/"):
             item.add_marker("no_cover")  # traced they take four times as long, and cover nothing more
 
 

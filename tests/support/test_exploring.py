@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from tests.support import exploring
 
@@ -41,6 +42,11 @@ def test_a_test_with_fewer_examples_has_a_reason() -> None:
 @pytest.mark.no_cover
 def test_what_is_marked_so_is_not_traced_in_a_worker_either() -> None:
     """`make test` runs this with coverage and in workers: traced, a simulation takes three times as long."""
+    assert sys.gettrace() is None
+
+
+@hypothesis.given(st.booleans())
+def test_a_property_is_not_traced_either(whatever: bool) -> None:
     assert sys.gettrace() is None
 
 
