@@ -11,7 +11,7 @@ FRESH := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 TIMES ?= 25
 ROUNDS ?= 2
 # The tests wait more than they work: more of them side by side than there are processors.
-SIDE_BY_SIDE := -n 4 --dist worksteal
+SIDE_BY_SIDE := -n 6 --dist worksteal
 # Percent; a little below what is reached.
 CORE_FLOOR := 99
 ALL_FLOOR := 94

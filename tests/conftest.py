@@ -11,6 +11,7 @@ from hypothesis import is_hypothesis_test
 from nats.aio.client import Client
 
 from tests.support import exploring
+from tests.support.order import spread
 from tests.support.parts import NOT_WITH_THIS_SERVER
 from tests.support.servers import NatsServer
 
@@ -58,7 +59,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         plugin.cov_controller.cov.stop()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        spread(items, "tests/process/")
     for item in items:
         if {"server", "start_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("real_server")

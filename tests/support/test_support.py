@@ -6,12 +6,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import nats
 import pytest
 from nats.aio.client import Client
 
 from tests.support import servers
+from tests.support.order import spread
 from tests.support.proxy import Proxy
 from tests.support.servers import NatsServer
 from tests.support.serving import serving
@@ -115,3 +117,17 @@ async def test_a_refusing_proxy_accepts_no_connection_until_it_forwards(server: 
 def test_no_two_processes_use_the_same_ports() -> None:
     others = servers.own_ports()  # what another process would get while this one runs
     assert not {servers.free_port() for _ in range(servers.EACH)} & set(others)
+
+
+class Item(NamedTuple):
+    nodeid: str
+
+
+def test_tests_that_take_seconds_are_spread_evenly_over_the_run() -> None:
+    long, short = ([Item(f"{folder}test_{n}") for n in range(count)] for folder, count in (("long/", 2), ("short/", 7)))
+    items = [*short[:3], *long, *short[3:]]
+    spread(items, "long/")  # type: ignore[arg-type]
+    assert [n for n, item in enumerate(items) if item in long] == [1, 5]
+    assert [item for item in items if item in short] == short
+    spread(short, "long/")  # type: ignore[arg-type]
+    assert short == sorted(short), "those of one folder alone stay as they are"
