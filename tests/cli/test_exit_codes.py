@@ -15,7 +15,7 @@ import nats
 import pytest
 
 from nats_backpressure.cli import BROKEN_PIPE, INTERRUPTED
-from tests.support.servers import NatsServer
+from tests.conftest import StartServer
 
 PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text().partition("\n## Exit codes\n")[2]
 DOCUMENTED = set(re.findall(r"^\| (\d+) \| (.+?) \|", PAGE, re.MULTILINE))
@@ -71,12 +71,14 @@ def test_every_code_of_the_page_has_a_case() -> None:
 
 @pytest.mark.parametrize(("code", "of", "command"), CASES, ids=[command for _, _, command in CASES])
 async def test_a_command_ends_with_its_code_and_no_traceback(
-    directory: Path, server: NatsServer, code: int, of: str, command: str
+    directory: Path, start_server: StartServer, code: int, of: str, command: str
 ) -> None:
-    nc = await nats.connect(server.url)
-    await nc.jetstream().add_stream(name="ORDERS", subjects=["orders"])
-    await nc.close()
-    ran = ended(directory, command, server.url if "misspelt" in command else NOWHERE)
+    url = NOWHERE
+    if "misspelt" in command:
+        url = (await start_server()).url
+        async with await nats.connect(url) as nc:
+            await nc.jetstream().add_stream(name="ORDERS", subjects=["orders"])
+    ran = ended(directory, command, url)
     assert ran.returncode == code, ran.stderr
     assert "Traceback" not in ran.stderr + ran.stdout
     assert (ran.stderr + ran.stdout).strip(), "what is wrong is named"

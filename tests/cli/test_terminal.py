@@ -68,9 +68,7 @@ async def test_lists_are_drawn_in_colours_on_a_terminal_only(env: dict[str, str]
         assert CONTROL.search(shown) and "│" in shown
         plain = await asyncio.to_thread(piped, *arguments)
         assert not CONTROL.search(plain) and "│" not in plain
-        assert not CONTROL.search(
-            await asyncio.to_thread(drawn, env | {"NO_COLOR": "1", "TERM": "dumb"}, 200, "events")
-        )
+    assert not CONTROL.search(await asyncio.to_thread(drawn, env | {"NO_COLOR": "1", "TERM": "dumb"}, 200, "events"))
 
 
 async def test_a_list_that_is_redrawn_survives_a_loss_of_nats(env: dict[str, str], server: NatsServer) -> None:
@@ -106,12 +104,16 @@ PRINTING = (
 async def test_a_reader_that_has_ended_ends_a_connected_command_without_a_traceback(env: dict[str, str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
+
+    async def ended(command: str) -> tuple[str, int, str]:
+        arguments = [*PROGRAM, *command.split()]
+        ran = await asyncio.to_thread(
+            subprocess.run, arguments, env=env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+        return command, ran.returncode, ran.stderr
+
     try:
-        for command in PRINTING:
-            arguments = [*PROGRAM, *command.split()]
-            ran = await asyncio.to_thread(
-                subprocess.run, arguments, env=env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60
-            )
-            assert (command, ran.returncode, ran.stderr) == (command, BROKEN_PIPE, "")
+        all_of_them = await asyncio.gather(*map(ended, PRINTING))
     finally:
         os.close(writing)
+    assert all_of_them == [(command, BROKEN_PIPE, "") for command in PRINTING]
