@@ -26,10 +26,17 @@ async def _pull_on(subscription: Any) -> None:
                 await message.ack()
 
 
-@pytest.mark.parametrize("pulls", [True, False], ids=["pulls on", "pulls no more"])
-@pytest.mark.parametrize("after", [0.0, 0.5], ids=["at once", "after a while"])
+@pytest.mark.parametrize(
+    ("after", "pulls"),
+    [
+        pytest.param(0.0, True, id="at once, pulls on"),
+        pytest.param(0.5, False, id="after a while, pulls no more"),
+        pytest.param(0.0, False, marks=pytest.mark.slow, id="at once, pulls no more"),
+        pytest.param(0.5, True, marks=pytest.mark.slow, id="after a while, pulls on"),
+    ],
+)
 async def test_a_message_returned_with_a_delayed_nak_is_no_stall(
-    nc: Client, sidecar: Sidecar, wire: Wire, pulls: bool, after: float
+    nc: Client, sidecar: Sidecar, wire: Wire, after: float, pulls: bool
 ) -> None:
     await publish(nc, 5)
     await drain(nc, [])

@@ -17,9 +17,16 @@ PAST_ALL_EVIDENCE = 8.0
 """Seconds: longer than a diagnosis needs (5 s if it waits), its minimum duration, and the hold of a latch."""
 
 
-@pytest.mark.parametrize("how", [pytest.param(SIGTERM, marks=pytest.mark.slow), SIGKILL], ids=lambda how: how.name)
+@pytest.mark.parametrize(
+    ("how", "times"),
+    [
+        pytest.param(SIGKILL, 1, id="killed"),
+        pytest.param(SIGKILL, 2, marks=pytest.mark.slow, id="killed twice"),
+        pytest.param(SIGTERM, 2, marks=pytest.mark.slow, id="stopped twice"),
+    ],
+)
 async def test_nobody_pulling_survives_a_restart_without_an_event(
-    nc: Client, server: NatsServer, router: None, tmp_path: Path, how: Signals
+    nc: Client, server: NatsServer, router: None, tmp_path: Path, how: Signals, times: int
 ) -> None:
     wire = await Wire(nc).listen()
     policy = {"subjects": [">"], "stall_seconds": 2, "alert_for_seconds": 0}
@@ -29,7 +36,7 @@ async def test_nobody_pulling_survives_a_restart_without_an_event(
         await publish(nc, 1500)
         await wire.event("alert_firing", seconds=FIRES_WITHIN)
         before, state = await wire.stored(), await wire.state()
-        for _ in range(2):
+        for _ in range(times):
             await process.end(how)
             await process.start()
             await process.observing()
