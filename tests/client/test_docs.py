@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +59,8 @@ async def test_the_gateway_starts_serves_and_stops_while_nats_is_away(
 ) -> None:
     await server.stop()
     monkeypatch.setenv("NATS_URL", server.url)
+    # Of the application's own publish, which waits for nobody here; the page gives it the 5 s of nats-py.
+    monkeypatch.setattr(Client, "jetstream", partialmethod(Client.jetstream, timeout=0.5))
     app = example("A gateway")["app"]
     app.router.routes.append(StarletteRoute("/ok", lambda _: PlainTextResponse("ok")))
     transport = httpx.ASGITransport(app=app)
