@@ -16,6 +16,8 @@ from benchmarks.scale import ACTIVITIES, SCALES, case, case_name
 from benchmarks.scale_costs import with_results
 from benchmarks.scale_simulation import Costs, Deployment, Outcome, VirtualLoop, simulate
 
+pytestmark = pytest.mark.no_cover  # whole lives in memory: traced they take four times as long
+
 SMALL = Deployment(consumers=400, streams=2)
 
 

@@ -430,6 +430,7 @@ class Replaced(Simulation):
             worker.name, worker.unused = f"{worker.name}+", 0
 
 
+@pytest.mark.no_cover  # traced, it takes four times as long
 @pytest.mark.parametrize(("n", "mark", "batch"), [(1, 40, 10), (10, 40, 10), (4, 20, 10), (20, 40, 10), (20, 20, 10)])
 def test_a_new_worker_for_each_batch_loses_no_capacity_where_those_before_left(n: int, mark: int, batch: int) -> None:
     policy, rates = Policy(inflight=InflightRule(mark, mark, mark)), {}

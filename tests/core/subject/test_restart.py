@@ -232,6 +232,7 @@ def test_a_changed_diagnosis_is_stored_within_half_a_minute_and_not_one_by_one()
     assert dict(life.stored.carried)[KEY].diagnosis is Diagnosis.NOBODY_PULLING
 
 
+@pytest.mark.no_cover  # traced, it takes four times as long
 def test_nothing_is_stored_of_a_subject_of_which_nothing_changes() -> None:
     life = Life()
     life.watch(40.0, work(5))
