@@ -95,11 +95,15 @@ class AckLatency:
         """Whether samples have come for long enough to release a latch on what they show."""
         return now - self._looked_since >= FRESH_ACKS
 
-    def add_metrics(self, now: float, seconds: float, times: int) -> None:
-        """So many ack metrics of `seconds` from delivery to ack."""
+    def add_metrics(self, now: float, seconds: float, times: int, sampled_at: float = math.inf) -> None:
+        """So many ack metrics of `seconds` from delivery to ack. `sampled_at`: when a sample last showed messages; an
+        outage since then is not over for us."""
         self._all.add(now, seconds, times)
-        if now - seconds >= self.idle_at:
-            self._current.add(now, self.outages.seen(now - seconds, now), times)
+        began = now - seconds
+        if began >= self.idle_at:
+            outage = self.outages.may_be_outage(sampled_at, now)
+            until = max(began, min(sampled_at, now)) if outage else now
+            self._current.add(now, self.outages.seen(began, until), times)
 
     def begin_sample(self, last: Sample | None, sample: Sample, working: int, restarted: bool) -> None:
         """A sample came. `restarted`: what is in flight was all delivered again."""
@@ -118,8 +122,9 @@ class AckLatency:
     def end_sample(self, last: Sample | None, sample: Sample) -> None:
         """Update the times that the stall counts from: the last ack, and when work in flight rose from 0."""
         now = sample.at.mono
-        if sample.since_ack is not None:
-            self._acked_at = now - sample.since_ack
+        if sample.since_ack is not None:  # a reply that came late may be younger than it seems: no ack moves back
+            acked_at = now - sample.since_ack
+            self._acked_at = acked_at if self._acked_at is None else max(acked_at, self._acked_at)
         if self.working == 0:
             self._inflight_since, self._rise_seen, self._unheld_at = None, True, now
         elif last is None or self._inflight_since is None:

@@ -35,15 +35,19 @@ class Outages:
 
     def add_interval(self, since: float, until: float, moved: bool) -> bool:
         """Whether the time between two samples belongs to an outage; `moved`: whether a worker did something in it."""
-        time, usual = until - since, self._usual
-        self._usual = max(time, usual / 2)
-        if time > max(SHORTEST, UNUSUAL * usual):
+        begins, time = self.may_be_outage(since, until), until - since
+        self._usual = max(time, self._usual / 2)
+        if begins:
             self._all, self._seen_at = (*self._all[1 - REMEMBERED :], (since, until)), until
             return True
         if since == self.ended_at and not moved and until - self._seen_at <= RECONNECT:
             self._all = (*self._all[:-1], (self._all[-1][0], until))
             return True
         return False
+
+    def may_be_outage(self, since: float, until: float) -> bool:
+        """Whether it is unusual that no sample came for so long."""
+        return until - since > max(SHORTEST, UNUSUAL * self._usual)
 
     def seen(self, since: float, until: float) -> float:
         """Seconds from the one to the other, without the outages between them."""

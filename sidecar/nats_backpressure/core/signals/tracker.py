@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from zlib import crc32
 
 from msgspec.structs import replace
@@ -98,7 +99,9 @@ class ConsumerTracker:
     def ack_seen(self, seconds: float, deliveries: int, now: Now, times: int = 1) -> None:
         """So many ack metrics: `seconds` from delivery to ack, after `deliveries` deliveries."""
         self._end_rest()
-        self._latency.add_metrics(now.mono, seconds, times)
+        last = self.last
+        sampled_at = last.at.mono if last is not None and (last.pending or last.inflight) else math.inf
+        self._latency.add_metrics(now.mono, seconds, times, sampled_at)
         if deliveries > 1:
             self._again += times
             self._flow.add(now.mono, IntervalCounts(redeliveries=(deliveries - 1) * times))

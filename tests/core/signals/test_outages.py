@@ -1,0 +1,92 @@
+"""What is not seen of a consumer while nobody can look, and how that is told from samples that are rare."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from nats_backpressure.core.model.reading import Reading
+from nats_backpressure.core.signals.outages import RECONNECT, REMEMBERED, Outages
+from nats_backpressure.protocol.timestamps import Now
+from tests.core.signals.test_tracker import Consumer
+
+
+def watched(outages: Outages, until: float, every: float = 0.5) -> None:
+    at = until - 10 * every
+    while at < until - every / 2:
+        outages.add_interval(at, at + every, True)
+        at += every
+
+
+@pytest.mark.parametrize(
+    ("every", "gap", "is_outage"), [(0.5, 1.9, False), (0.5, 2.1, True), (1.5, 2.9, False), (1.5, 3.1, True)]
+)
+def test_an_outage_is_longer_than_two_seconds_and_twice_as_long_as_usual(
+    every: float, gap: float, is_outage: bool
+) -> None:
+    outages = Outages()
+    watched(outages, 100.0, every)
+    assert outages.add_interval(100.0, 100.0 + gap, True) is is_outage
+
+
+def test_what_is_seen_is_without_the_outages() -> None:
+    outages = Outages()
+    watched(outages, 100.0)
+    outages.add_interval(100.0, 120.0, True)
+    assert outages.seen(90.0, 130.0) == pytest.approx(20.0)
+    assert outages.seen(110.0, 130.0) == pytest.approx(10.0)
+    assert outages.seen(120.0, 130.0) == pytest.approx(10.0)
+
+
+def test_an_outage_ends_for_workers_when_one_moves_and_after_their_time_to_connect() -> None:
+    outages = Outages()
+    watched(outages, 100.0)
+    outages.add_interval(100.0, 120.0, False)
+    assert outages.add_interval(120.0, 121.0, False)
+    assert not outages.add_interval(121.0, 122.0, True)
+    assert outages.ended_at == 121.0
+    assert not outages.add_interval(122.0, 123.0, False), "it is over"
+    outages.add_interval(123.0, 140.0, False)
+    at = 140.0
+    while outages.add_interval(at, at + 0.5, False):
+        at += 0.5
+    assert outages.ended_at == 140.0 + RECONNECT
+
+
+def test_the_oldest_outage_is_forgotten() -> None:
+    outages = Outages()
+    for n in range(REMEMBERED + 1):
+        watched(outages, 100.0 * n)
+        outages.add_interval(100.0 * n, 100.0 * n + 20.0, True)
+    end = 100.0 * REMEMBERED + 20.0
+    assert end - outages.seen(-10.0, end) == pytest.approx(-10.0 + 20.0 * REMEMBERED)
+
+
+def test_the_outage_is_in_no_ack_metric_that_is_compared_not_even_before_the_next_sample() -> None:
+    consumer = Consumer()
+    consumer.publish(100)
+    consumer.deliver(60)
+    for _ in range(20):
+        consumer.read(0.5)
+    consumer.at += 40.0
+    for _ in range(30):
+        consumer.track.ack_seen(41.0, 1, Now(consumer.at, consumer.at))
+    consumer.ack(30)
+    reading = consumer.read(0.3)
+    assert reading.latency == pytest.approx(1000.0, rel=0.05)
+    assert reading.p95 == pytest.approx(41_000.0, rel=0.05)
+
+
+def test_a_reply_that_came_late_and_seems_to_be_old_makes_no_stall_longer() -> None:
+    consumer = Consumer()
+    consumer.publish(1000)
+    for _ in range(20):
+        consumer.deliver(10)
+        consumer.read(0.5)
+        consumer.ack(10)
+    consumer.deliver(10)
+    consumer.read(0.5)
+    consumer.at += 9.0
+    late = replace(consumer.sample(), at=Now(consumer.at - 3.0, consumer.at - 3.0))
+    reading = consumer.track.add_sample(late, consumer.look())
+    assert isinstance(reading, Reading) and reading.stall <= 600.0
