@@ -26,6 +26,7 @@ def any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow; nothing is asked early, except with `always_early`."""
     monkeypatch.setattr("nats_backpressure.client.counted_acks.WAIT", 30.0)
     monkeypatch.setattr("nats_backpressure.client.pull_gate.EARLY_BELOW", -1.0)
+    monkeypatch.setattr("nats_backpressure.client.pull_gate.EARLY_BY", -600.0)
 
 
 async def slow_acks(nc: Client, message: Msg) -> NatsSubscription:

@@ -313,6 +313,63 @@ async def test_an_early_grant_that_is_over_is_given_back(
     assert (0, 0, 2) in reported, "the sidecar counts it otherwise"
 
 
+async def with_long_work(gate: PullGate, *seconds: float) -> Msg:
+    """A message of a gate whose earlier ones took so long."""
+    await (await gate.fetch(1))[0].ack()
+    gate._returned = 0
+    gate._per_message.extend(seconds)
+    return (await gate.fetch(1))[0]
+
+
+async def test_with_longer_work_it_asks_shortly_before_that_should_be_done(
+    client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grant keeps its room until it is pulled. Work of uneven length takes as long as the longest of it."""
+    monkeypatch.setattr("nats_backpressure.client.pull_gate.EARLY_BELOW", 0.0)
+    await publish(nc, 3)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30, grant_seconds=60)
+    async with FakeDecisionService(nc, grants(1)) as service:
+        message = await with_long_work(gate, 0.1, 0.5, 0.2)
+        began, asked = time.monotonic(), len(service.requests)
+        await wait_until(lambda: len(service.requests) > asked, "a question while it works")
+        assert time.monotonic() - began >= 0.4
+        assert [service.requests[-1][1][each] for each in ("held", "ahead")] == [1, 1]
+        await message.ack()
+        assert len(await gate.fetch(1)) == 1 and len(service.requests) == asked + 1
+
+
+async def test_where_work_is_uneven_it_asks_at_once_after_the_short(
+    client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nats_backpressure.client.pull_gate.EARLY_BELOW", 1.0)
+    await publish(nc, 3)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30, grant_seconds=60)
+    async with FakeDecisionService(nc, grants(1)) as service:
+        message = await with_long_work(gate, 600.0, 0.5)
+        asked = len(service.requests)
+        await wait_until(lambda: len(service.requests) > asked, "a question while it works")
+        assert not message._ackd
+
+
+@pytest.mark.parametrize("work", [0.0, 0.3])
+async def test_a_gate_that_left_asks_nothing_early(
+    client: BackpressureClient, nc: Client, subscription: Subscription, monkeypatch: pytest.MonkeyPatch, work: float
+) -> None:
+    """Neither when the work it had then should be done, nor because of an ack after that."""
+    monkeypatch.setattr("nats_backpressure.client.pull_gate.EARLY_BELOW", 0.0)
+    await publish(nc, 2)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30, grant_seconds=60)
+    async with FakeDecisionService(nc, grants(1)) as service:
+        held = [await with_long_work(gate, work or 0.3)]
+        await gate.leave()
+        gate._per_message.clear()
+        gate._per_message.append(work)
+        gate._held._tell()
+        asked = len(service.requests)
+        await asyncio.sleep(0.5)
+        assert len(service.requests) == asked and held
+
+
 @pytest.mark.usefixtures("always_early")
 async def test_who_pulls_side_by_side_asks_nothing_early(
     client: BackpressureClient, nc: Client, subscription: Subscription

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from nats_backpressure.client.pull_gate import EARLY_BELOW
+from nats_backpressure.client.pull_gate import EARLY_BELOW, EARLY_BY
 from nats_backpressure.core.model.member import Latches, Member
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.status import latches, thresholds
@@ -152,9 +152,16 @@ class PulledStream:
             unused = granted.n - len(messages)
             self.held[worker] += len(messages)
             await self._handle(worker, messages[:-1])
-            if messages and self.setting.early and self.setting.service <= EARLY_BELOW:
-                early, asked_at, unused = self._ask(worker, unused, ahead=1), self.clock.mono(), 0
-            await self._handle(worker, messages[-1:])
+            if not messages or not self.setting.early:
+                await self._handle(worker, messages[-1:])
+                continue
+            service = self.setting.service
+            before = 0.0 if service <= EARLY_BELOW else service - EARLY_BY
+            self._begin(messages[-1])
+            await self.clock.sleep(before)
+            early, asked_at, unused = self._ask(worker, unused, ahead=1), self.clock.mono(), 0
+            await self.clock.sleep(service - before)
+            self._end(worker)
 
     def _ask(self, worker: int, unused: int, ahead: int = 0) -> Granted:
         replica = self._random.randrange(self.setting.replicas)
@@ -187,7 +194,13 @@ class PulledStream:
 
     async def _handle(self, worker: int, messages: list[float]) -> None:
         for arrived in messages:
-            self.seen.waits.append(self.clock.mono() - arrived)
+            self._begin(arrived)
             await self.clock.sleep(self.setting.service)
-            self.inflight -= 1
-            self.held[worker] -= 1
+            self._end(worker)
+
+    def _begin(self, arrived: float) -> None:
+        self.seen.waits.append(self.clock.mono() - arrived)
+
+    def _end(self, worker: int) -> None:
+        self.inflight -= 1
+        self.held[worker] -= 1

@@ -60,8 +60,8 @@ class GrantQuestions:
         """What may be pulled now. No question begins after the deadline, and no other wait goes on."""
         if (early := await self._early_grant(batch, deadline)) is not None:
             return early
-        if (now := time.monotonic()) >= deadline:
-            return Grant(0, MIN_WAIT, now, False)
+        if self._early is not None or time.monotonic() >= deadline:
+            return Grant(0, MIN_WAIT, -math.inf, False)
         return await self._counted_grant(batch, deadline)
 
     def ask_early(self, batch: int) -> asyncio.Task[Grant] | None:
@@ -90,7 +90,7 @@ class GrantQuestions:
             await asyncio.wait({early})
         await self._held.acks.are_counted()  # else another may pull its part beside them
         await self._ask(1, leaving=True)
-        self._unused = 0
+        self._unused, self._answered = 0, False  # and nothing early, until a fetch asks
 
     async def _early_grant(self, batch: int, deadline: float) -> Grant | None:
         """What is left of an early grant, without what is not acknowledged after all."""

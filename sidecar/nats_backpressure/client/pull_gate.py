@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -24,8 +25,12 @@ from nats_backpressure.client.pulls import BATCH_WAIT, Pulls
 from nats_backpressure.client.state_watch import LINK_POLL
 
 EARLY_BELOW = 0.1
-"""Seconds that a message takes, up to which the gate asks while the last one is worked on. With longer work a question
-costs less than an early grant, which keeps its room until then: others were held back."""
+"""Seconds that a message takes, up to which the gate asks as soon as it works on the last one. With longer work it asks
+EARLY_BY before that should be done: an early grant keeps its room until it is pulled, and others were held back."""
+EARLY_BY = 0.03
+"""Seconds: several times what a question takes."""
+MEASURED = 8
+"""Fetches, the longest work of which is expected: with uneven work the gate rather asks late than keeps room."""
 LATE_POLL = 0.05
 """Seconds between two looks for late messages while nothing is granted."""
 
@@ -70,8 +75,9 @@ class PullGate:
         self._questions = GrantQuestions(decide, self._held, lambda: self._pulls.kept, grant_seconds)
         self._batch, self._returned, self._returned_at = 0, 0, -math.inf
         """The last fetch: what it asked for, how many it returned, and when."""
-        self._per_message = math.inf
-        """Seconds that the worker took for each of those before."""
+        self._per_message: deque[float] = deque(maxlen=MEASURED)
+        """Seconds that the worker took for each of those before, of the last fetches."""
+        self._early_timer: asyncio.TimerHandle | None = None
         self._abandoned: asyncio.Task[tuple[list[Msg], float]] | None = None
         """The pull of a fetch that was cancelled, while it goes on."""
 
@@ -123,6 +129,7 @@ class PullGate:
         """Give the gate's part of the mark to other gates: this one asks no more, or as a new one. Closing the client
         does that, too. Without it the sidecar notices within seconds."""
         nc = self._subscription._nc
+        self._cancel_early_timer()
         if self._inbox.is_open and not self._turn.locked() and nc.is_connected and not nc.is_draining:
             async with self._turn:
                 await self._questions.leave()
@@ -202,12 +209,27 @@ class PullGate:
     def _note_work(self, batch: int) -> None:
         self._batch = batch
         if self._returned:
-            self._per_message = (time.monotonic() - self._returned_at) / self._returned
+            self._per_message.append((time.monotonic() - self._returned_at) / self._returned)
             self._returned = 0
 
     def _ask_early(self) -> None:
+        """Now, or once the last message should soon be done."""
+        self._cancel_early_timer()
+        if not self._per_message:
+            return
+        if self._per_message[-1] <= EARLY_BELOW:
+            self._ask_at_last_message()
+        else:
+            delay = max(self._per_message) - EARLY_BY
+            self._early_timer = asyncio.get_running_loop().call_later(delay, self._ask_at_last_message)
+
+    def _cancel_early_timer(self) -> None:
+        if self._early_timer is not None:
+            self._early_timer.cancel()
+
+    def _ask_at_last_message(self) -> None:
         """Unless somebody pulls: a worker alone, at its last message, will do so next."""
-        if self._per_message > EARLY_BELOW or self._turn.locked():
+        if self._turn.locked():
             return
         if question := self._questions.ask_early(self._batch):
             self._client.cancel_at_close(question)

@@ -28,6 +28,8 @@ class _Known(Struct):
     """What it reported to hold, and what it was granted since."""
     per_message: float
     """Seconds that it took for one when it last pulled any, with its wait for the first."""
+    granted: bool = False
+    """Whether it was granted any since."""
     left: bool = False
     """Whether it asks no more, and one that is not known may take its place."""
 
@@ -46,8 +48,7 @@ class Wanting:
         known = self._known.pop(requester, None)
         per_message = 0.0
         if known is not None:
-            had = known.has - unused
-            per_message = (now - known.at) / had if had > 0 else known.per_message
+            per_message = _per_message(known, known.has - unused, now)
         self._known[requester] = _Known(now, held + n, held, per_message)
         if len(self._known) > MOST_REQUESTERS:
             del self._known[next(iter(self._known))]
@@ -69,7 +70,7 @@ class Wanting:
 
     def grant(self, requester: str, n: int) -> None:
         if (known := self._known.get(requester)) is not None:
-            known.has += n
+            known.has, known.granted = known.has + n, True
 
     def limit(self, before: float, inflight: int) -> None:
         """Who asked last before that moment has no more than is in flight."""
@@ -86,3 +87,9 @@ class Wanting:
 
     def any(self, now: float) -> bool:
         return any(now < known.until for known in reversed(self._known.values()))
+
+
+def _per_message(known: _Known, had: int, now: float) -> float:
+    """Where it was refused, it may have asked just before it was done: then it took longer than since that question."""
+    took = (now - known.at) / had if had > 0 else known.per_message
+    return took if known.granted else max(took, known.per_message)
