@@ -157,6 +157,7 @@ def build_observing(shared: Common, recording: RecordingFile | None) -> Observin
         server_time=shared.server_time,
     )
     hint = recorder.recording_hints(service.poller.hint) if recorder else service.poller.hint
+    events.when_other(service.take_other_events)
     exchange.connect(service.poller, recorder.record_received if recorder else lambda received: None, hint)
     advisories = AdvisoryListener(clock, exchange.hints.take, counters.dropped, exchange.hints.counts)
     exchange.share_hints(advisories.subscriptions)

@@ -161,3 +161,13 @@ async def test_a_bucket_that_is_gone_gets_every_state_once_there_is_another() ->
     assert world.fed == []
     await world.list(ALL | {STATE: "later"})
     assert world.fed == [("s", RecordMissing(recreated=True))]
+
+
+async def test_other_events_than_before_are_a_warning_and_every_state_is_compared_with_them_once() -> None:
+    world = World()
+    with capture_logs() as lines:
+        world.resources.take_other_events()
+    assert [(line["event"], line["log_level"]) for line in lines] == [("events.went_back", "warning")]
+    assert world.fed == [], "what runs is not known before the next list"
+    await world.list(ALL, ALL)
+    assert world.fed == [("s", RecordMissing())]

@@ -42,7 +42,7 @@ class OwnResources:
             "settings file are in force",
         }
         self._needed = self._costs.keys()
-        self._reads = self._without_events = False
+        self._reads = self._without_events = self._contradicted = False
         self._created: dict[str, str] = {}
         """When each of ours was created that was there last."""
         self._tasks: asyncio.TaskGroup
@@ -56,6 +56,9 @@ class OwnResources:
         """A list of streams was read. What is another one than before is logged; into a new state bucket every state is
         written again."""
         self._reads = True
+        if self._contradicted:
+            self._contradicted = False
+            self._tasks.create_task(self._feed_all(RecordMissing()), name="read all states again")
         if self._without_events:
             self._start_creating()
         if not reading.complete:
@@ -65,15 +68,28 @@ class OwnResources:
             if self._created.get(name, listed[name]) != listed[name]:
                 log.warning("resources.recreated", stream=name, cost=self._costs[name], hint=WHO_DELETED)
                 if name == self._state:
-                    self._tasks.create_task(self._write_again(), name="write all states again")
+                    again = self._feed_all(RecordMissing(recreated=True))
+                    self._tasks.create_task(again, name="write all states again")
             self._created[name] = listed[name]
         if not listed.keys() >= self._needed:
             self._start_creating()
 
-    async def _write_again(self) -> None:
+    def take_other_events(self) -> None:
+        """The events stream is another or an older one than before, and has events: with the next list of streams each
+        state is compared with them, and what they lack is published again."""
+        log.warning(
+            "events.went_back",
+            stream=self._names.events_stream,
+            cost="later events are gone; a subject whose last event is not its status has that change published again, "
+            "and counts its totals and alerts from there",
+            hint="find out who restored it; deleted in place of that, it is made again empty",
+        )
+        self._contradicted = True
+
+    async def _feed_all(self, input_: RecordMissing) -> None:
         slices = Slices(self._clock)
         for subject in tuple(self._registry.subjects):
-            self._registry.feed(subject, RecordMissing(recreated=True))
+            self._registry.feed(subject, input_)
             await slices.pause()
 
     def _start_creating(self) -> None:

@@ -94,6 +94,10 @@ class Service:
         self._replicas.announce()
         self._effects.retry_now()
 
+    def take_other_events(self) -> None:
+        """The events stream is another or an older one than before, and has events."""
+        self._resources.take_other_events()
+
     def heartbeat_age(self, now: Now) -> float:
         """Seconds since the newest heartbeat of any replica that proves something; since the start if there was
         none. May be called on another thread."""

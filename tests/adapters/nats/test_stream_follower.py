@@ -181,6 +181,40 @@ async def test_everything_is_read_again_where_the_stream_may_be_another_one(
             await followed.client.close()
 
 
+@pytest.mark.parametrize(
+    ("what", "told"), [("recreated", 1), ("recreated empty", 0), ("gone back", 1), ("another connection", 0)]
+)
+async def test_another_or_an_older_stream_with_messages_is_told_once(
+    followed: Followed, start_server: StartServer, what: str, told: int
+) -> None:
+    others: list[int] = []
+    followed.follower.on_other = lambda: others.append(1)
+    js = followed.nc.jetstream()
+    async with following(followed):
+        await followed.publish("a", "b")
+        await followed.took("a", "b")
+        if what.startswith("recreated"):
+            await js.delete_stream("S")
+            await js.add_stream(name="S", subjects=["s.>"])
+            await followed.publish(*([] if "empty" in what else ["c"]))
+        elif what == "gone back":
+            followed.follower.position.reach(99)  # as if so much had been there
+            await followed.look()
+        else:
+            assert followed.nc.connected_url is not None
+            followed.client = await nats.connect(followed.nc.connected_url.geturl())
+        for readings in (2, 2):
+            await followed.look()
+
+            async def again(n: int = readings) -> bool:
+                return len(followed.read) == n
+
+            await eventually(again, "another reading")
+        assert len(others) == told
+        if followed.client is not followed.nc:
+            await followed.client.close()
+
+
 async def test_a_list_that_was_asked_for_before_a_write_and_comes_after_another_one_shows_nothing_lost(
     followed: Followed,
 ) -> None:

@@ -129,6 +129,10 @@ class JetStreamEventReader:
             if look.name == self._stream:
                 self._follower.take_look(look, asked_at)
 
+    def when_other(self, call: Callable[[], object]) -> None:
+        """Call this where the stream turns out to be another or an older one, with events."""
+        self._follower.on_other = call
+
     async def follow(self, take: Callable[[CachedEvent], object]) -> None:
         self._take = take
         await self._follower.run()

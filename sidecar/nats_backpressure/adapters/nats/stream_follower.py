@@ -72,6 +72,8 @@ class StreamFollower:
         self.stream, self.position = stream, StreamPosition(clock)
         self._js, self._client, self._clock, self._pattern = js, client, clock, pattern
         self._take, self._read_all = take, read_all
+        self.on_other: Callable[[], object] = lambda: None
+        """Called when another or an older stream with messages was found in the place of the one that was followed."""
         self._read_on: Client | None = None
         """The connection on which everything was read; None where it must be read again."""
         self._tried: tuple[Client | None, int] = None, 0
@@ -191,6 +193,8 @@ class StreamFollower:
         position = self.position
         if position.is_other:
             position.start_at(look.created, max(0, look.last_seq - SINGLY))
+            if look.messages:
+                self.on_other()
         while position.reached < look.last_seq:
             message = await self._js.next(self.stream, self._pattern, position.seen + 1)
             if message is None:
@@ -205,9 +209,12 @@ class StreamFollower:
         if info is None:
             raise Unavailable(self._missing)
         last = info.state.last_seq
-        if client is not self._read_on or info.created != position.created or last < position.reached:
-            reached = await self._read_all(info)
+        other = info.created != position.created or last < position.reached
+        if client is not self._read_on or other:
+            followed, reached = position.created, await self._read_all(info)
             self.continue_from(info.created, reached, client)
+            if other and followed and info.state.messages:
+                self.on_other()
         self._target_at = math.inf
         start = {"deliver_policy": "by_start_sequence", "opt_start_seq": position.seen + 1}
         name, consumer = await self._js.create_consumer(

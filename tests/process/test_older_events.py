@@ -1,0 +1,102 @@
+"""The events stream alone is set back to an older copy: what it lacks of the present is published again."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+
+from tests.support.router import publish
+from tests.support.servers import NatsServer
+from tests.support.sidecar import SUBJECT, UNHURRIED, Sidecar, Wire, eventually
+
+FAR = {"warn": 10**6, "critical": 2 * 10**6, "overload": 5 * 10**6}
+POLICY = {
+    "subjects": [">"],
+    "drain_seconds": FAR,
+    "stall_seconds": 80_000,
+    "alert_for_seconds": 3600,
+    "recovery_hold_seconds": 0.5,
+}
+"""Under which only the status has events, by what waits."""
+
+
+class Copies:
+    """What the events stream has on disk; the server is down meanwhile."""
+
+    def __init__(self, server: NatsServer) -> None:
+        (self._stream,) = (server.directory / "store").rglob("BACKPRESSURE_EVENTS")
+        self._server, self._copy = server, server.directory / "copy"
+
+    async def take(self) -> None:
+        await self._server.stop()
+        shutil.copytree(self._stream, self._copy)
+        await self._server.start()
+
+    async def put_back(self) -> None:
+        await self._server.stop()
+        shutil.rmtree(self._stream)
+        shutil.copytree(self._copy, self._stream)
+        await self._server.start()
+
+
+async def last_says(wire: Wire, status: str) -> list[dict[str, Any]]:
+    """Wait until the newest event has this status, as the state does; returns all events."""
+    events: list[dict[str, Any]] = []
+
+    async def look() -> bool:
+        events[:] = await wire.stored()
+        return bool(events) and events[-1]["to"] == (await wire.state())["status"] == status
+
+    await eventually(look, f"a last event of {status}", 60)
+    return events
+
+
+async def followed(wire: Wire, n: int) -> None:
+    """Wait until the replicas that answer have received so many events: only then they can miss some."""
+
+    async def look() -> bool:
+        answers = [await wire.ask(f"get.metrics.{SUBJECT}", {"windows": ["24h"]}) for _ in range(8)]
+        return all(sum(each["windows"]["24h"]["events"].values()) == n for each in answers)
+
+    await eventually(look, f"{n} events in the windows of all")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("now", ["inactive", "warning"])
+async def test_a_last_event_that_is_not_the_status_is_followed_by_one_that_is(
+    nc: Client, server: NatsServer, router: None, tmp_path: Path, n: int, now: str
+) -> None:
+    wire = Wire(nc)
+    async with AsyncExitStack() as stack:
+        sidecars = [Sidecar(tmp_path, server.url, UNHURRIED | {"policies": [POLICY]}) for _ in range(n)]
+        for each in sidecars:
+            await stack.enter_async_context(each)
+            await each.observing()
+        await wire.status(status="inactive")
+        await publish(nc, 1500)
+        before = await last_says(wire, "warning")
+        if now == "warning":
+            await nc.jetstream().purge_stream("ROUTER")
+            before = await last_says(wire, "inactive")
+        copies = Copies(server)
+        await copies.take()
+        if now == "warning":
+            await publish(nc, 1500)
+        else:
+            await nc.jetstream().purge_stream("ROUTER")
+        later = await last_says(wire, now)
+        await followed(wire, len(later))
+        await copies.put_back()
+        after = await last_says(wire, now)
+        assert after[: len(before)] == before and len(after) == len(before) + 1
+        new = after[-1]
+        assert (new["from"], new["seq"]) == (before[-1]["to"], before[-1]["seq"] + 1)
+        assert new["id"] not in {event["id"] for event in later}
+        # One that looks after another has published again finds as many events as before.
+        assert any('"events.went_back"' in each.log for each in sidecars)
+        assert (await wire.status())["status"] == now
