@@ -9,7 +9,7 @@ from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.protocol.requests import Due
 
 
-class Asked(Struct, frozen=True):
+class Asked(Struct, frozen=True, gc=False):
     """What one request asks for."""
 
     n: int

@@ -82,6 +82,8 @@ class DueMessages:
 
     def next_in(self, now: float) -> float:
         """Seconds until the next ones are due."""
+        if not self._coming:
+            return math.inf
         return next((slot * LATE - now for slot, _ in self._coming if slot * LATE > now), math.inf)
 
     def read(self, reading: Reading) -> None:

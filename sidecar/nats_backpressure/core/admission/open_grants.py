@@ -20,7 +20,7 @@ SPAN = 0.05
 """Deliveries are remembered by readings that lie at least this many seconds apart, so that their number is bounded."""
 
 
-class _CountedGrant(Struct):
+class _CountedGrant(Struct, gc=False):
     n: int
     at: float
     ends: float
@@ -31,7 +31,7 @@ class _CountedGrant(Struct):
     """When its requester was granted more."""
 
 
-class _DeliveredSoFar(Struct):
+class _DeliveredSoFar(Struct, gc=False):
     """Deliveries between two readings."""
 
     n: int

@@ -30,7 +30,7 @@ REVIVING_WAIT = 0.2
 """Seconds until the next request while messages of dead workers are redelivered."""
 
 
-class Grant(Struct, frozen=True):
+class Grant(Struct, frozen=True, gc=False):
     """The answer to one pull request."""
 
     n: int
@@ -73,11 +73,13 @@ class GrantTracker:
         self._requesters.ask(asked, reading, now)
         self._grants.give_back(asked.requester, asked.unused)
         granted = self._grants.outstanding(reading, now)
-        self._add_lost(asked, reading, now)  # first: what it lost is not held any more
-        due = self._due.count(reading, self._requesters.held(), max(1, mark), now)
+        if asked.lost:  # first: what it lost is not held any more
+            self._add_lost(asked, reading, now)
+        due = self._due.count(reading, self._requesters.held, max(1, mark), now)
         read = reading.inflight + granted
-        target = _target(member, mark, max(self._due.coming(now), self._requesters.unheld(now)))
-        asked = self._with_ahead(_with_possible_held(asked, read, now - reading.at.mono), target, now)
+        target = self._target(member, mark, now)
+        if asked.held is not None:
+            asked = self._with_ahead(_with_possible_held(asked, read, now - reading.at.mono), target, now)
         room = target - self._requesters.inflight(read, now) + asked.ahead
         if due > 0:  # they are pulled first, and are in flight already
             room = max(room, max(0, target - reading.inflight) + due - granted)
@@ -86,11 +88,7 @@ class GrantTracker:
             return Grant(1, 0.0) if read == 0 else Grant(0, SHORTEST_WAIT * (1 + jitter))
         if fair > 0 or read == 0:
             self._recovery.end(reading)
-            own = self._own.sum(now)
-            sure = 0
-            if asked.held is not None:
-                sure = self._requesters.sure_part_of(target, asked.requester, now) - asked.held + asked.ahead
-            n = min(fair, max(sure, self._asked.share_of(share, room + own, now) - own))
+            n = fair if share.replicas == 1 else min(fair, self._shared(asked, share, room, target, now))
             if n <= 0 and read == 0:
                 n = 1
             return Grant(min(asked.n, n), 0.0) if n > 0 else Grant(0, SHORTEST_WAIT * (1 + jitter), claim=True)
@@ -115,6 +113,22 @@ class GrantTracker:
         open_grants = self._grants.of(asked.requester) if self._requesters.any_reports(now) else 0
         part = self._requesters.plain_part_of(target, asked.requester, now)
         return min(part, math.ceil((room + open_grants) / 2) - open_grants)
+
+    def _shared(self, asked: Asked, share: Share, room: int, target: int, now: float) -> int:
+        """What may be granted beside other replicas, which do not know yet what we grant, nor we what they do."""
+        own = self._own.sum(now)
+        ours = self._asked.share_of(share, room + own, now) - own
+        if asked.held is None:
+            return max(0, ours)
+        return max(self._requesters.sure_part_of(target, asked.requester, now) - asked.held + asked.ahead, ours)
+
+    def _target(self, member: Member, mark: float, now: float) -> int:
+        """The most messages that may be in flight: the mark as a whole number, since more would set the latch. While
+        one is set, a part of it, beside those that nobody works on: that would be all of it until they come back."""
+        if member.latches.inflight.on or member.latches.latency_p95.on:
+            idle = max(self._due.coming(now), self._requesters.unheld(now))
+            mark = min(mark, mark * member.policy.recovery_threshold + idle)
+        return max(1, math.floor(mark))
 
     def _with_ahead(self, asked: Asked, target: int, now: float) -> Asked:
         """Where not all can have a part, who asks before it is done would take the place of one that waits. Who holds
@@ -166,7 +180,8 @@ class GrantTracker:
 
     def _heard(self, asked: Asked, reading: Reading) -> Asked:
         """What it says that was not heard yet."""
-        asked = _as_acked(asked, reading)
+        if reading.acks_all:  # where a later message acknowledges it as well, who pulled one does not see that
+            asked = replace(asked, held=None, lost=0, ahead=0, due=None)
         if asked.due is not None:
             asked = asked if asked.requester in self._tellers else asked.with_earlier()
             self._tellers.pop(asked.requester, None)
@@ -189,25 +204,13 @@ class GrantTracker:
 def _may_be_granted_unheard(share: Share, reading: Reading, now: float) -> bool:
     """Whether others may have granted something, before what they grant came here, that the reading does not show."""
     since = share.heard_since
-    return reading.at.mono <= since + GRANT_LIFE and now < since + UNSEEN_LIFE
-
-
-def _as_acked(asked: Asked, reading: Reading) -> Asked:
-    """Where a later message acknowledges it as well, who pulled one does not see that."""
-    return replace(asked, held=None, lost=0, ahead=0, due=None) if reading.acks_all else asked
+    return now < since + UNSEEN_LIFE and reading.at.mono <= since + GRANT_LIFE
 
 
 def _with_possible_held(asked: Asked, read: int, age: float) -> Asked:
     """It may hold more than is in flight: messages that a purge removed, or that reached max_deliver, are never
     acknowledged. `age` of the reading: `read` has all grants since, as long as none of them is over."""
     return asked if asked.held is None or age >= GRANT_LIFE else replace(asked, held=min(asked.held, read))
-
-
-def _target(member: Member, mark: float, idle: int) -> int:
-    """The most messages that may be in flight: the mark as a whole number, since more would set the latch. While one is
-    set, a part of it, beside those that nobody works on: that would be all of it until they come back."""
-    latched = member.latches.inflight.on or member.latches.latency_p95.on
-    return max(1, math.floor(min(mark, mark * member.policy.recovery_threshold + idle) if latched else mark))
 
 
 def _wait(reading: Reading, room: int, jitter: float) -> float:

@@ -40,7 +40,7 @@ MOST_GONE = 4 * GONE_PARTS
 """Such numbers at most, whatever the ack wait becomes; then more are added to one that lasts longer."""
 
 
-class _Report(Struct):
+class _Report(Struct, gc=False):
     most: int
     """What it may hold at most: what it reported, and what it was granted since."""
     ahead: int
@@ -57,7 +57,8 @@ class Requesters:
         self._reports: dict[str, _Report] = {}
         """The one that asked least recently first."""
         self._wanting, self._plain_wanting = Wanting(), Wanting()
-        self._sum = 0
+        self.held = 0
+        """What those that report it hold at most."""
         self._sums: deque[list[float]] = deque()
         """[time, highest sum] of the slots of the last OTHERS_FOR seconds."""
         self._others: deque[tuple[float, int]] = deque()
@@ -117,6 +118,7 @@ class Requesters:
         self._plain_wanting.leave(asked.requester, now)
 
     def _add_plain(self, n: int, now: float) -> None:
+        self._forget_plain(now)
         if self._plain and now - self._plain[-1][0] < PLAIN_SLOT:
             n += self._plain.pop()[1]
         self._plain.append((now, n))
@@ -124,9 +126,12 @@ class Requesters:
 
     def _plainly_held(self, now: float) -> float:
         """What those that report nothing hold at most."""
+        self._forget_plain(now)
+        return min(sum(n for _, n in self._plain), self._plain_at_most)
+
+    def _forget_plain(self, now: float) -> None:
         while self._plain and now - self._plain[0][0] > PLAIN_FOR:
             self._plain.popleft()
-        return min(sum(n for _, n in self._plain), self._plain_at_most)
 
     def _add_lost(self, asked: Asked, reading: Reading, now: float) -> None:
         for n, after in asked.come_back(reading) if asked.lost else ():
@@ -145,20 +150,19 @@ class Requesters:
 
     def inflight(self, read: int, now: float) -> int:
         """How many messages are in flight at most; `read`: by the newest reading and the grants since."""
-        plain = self._plainly_held(now)
-        if not self._reports or not self._compared or (plain and now - self._seen > GRANT_LIFE):
+        if not self._reports or not self._compared:
             return read
-        return int(min(read, self._sum + self._excess(now) + plain))
+        plain = self._plainly_held(now)
+        if plain and now - self._seen > GRANT_LIFE:
+            return read
+        return int(min(read, self.held + self._excess(now) + plain))
 
     def unheld(self, now: float) -> int:
         """How many in flight nobody holds that reports it, by each reading of the last seconds: what comes and goes
         is held by one that reports too little. 0 where any other asks, who may work on them."""
-        excess = [n for at, n in self._others if now - at <= OTHERS_FOR]
-        return 0 if now < self._plain_until else min(excess, default=0)
-
-    def held(self) -> int:
-        """What those that report it hold at most."""
-        return self._sum
+        if now < self._plain_until:
+            return 0
+        return min((n for at, n in self._others if now - at <= OTHERS_FOR), default=0)
 
     def any_reports(self, now: float) -> bool:
         """Whether one that reports what it holds wants messages now."""
@@ -263,16 +267,16 @@ class Requesters:
         if self._plain and at > self._plain[-1][0] + GRANT_LIFE:
             self._plain_at_most = min(self._plain_at_most, inflight)
         held = [most for since, most in self._sums if at - SLOT <= since + SLOT and since <= at + KNOWN_AFTER]
-        self._others.append((now, max(0, inflight - int(max(held, default=self._sum)))))
+        self._others.append((now, max(0, inflight - int(max(held, default=self.held)))))
         while self._others and now - self._others[0][0] > OTHERS_FOR:
             self._others.popleft()
 
     def _add(self, n: int, now: float) -> None:
         """Change the sum; a slot has the highest one of its time, which begins with the one before."""
         if not self._sums or now - self._sums[-1][0] >= SLOT:
-            self._sums.append([now, self._sum])
-        self._sum += n
-        self._sums[-1][1] = max(self._sums[-1][1], self._sum)
+            self._sums.append([now, self.held])
+        self.held += n
+        self._sums[-1][1] = max(self._sums[-1][1], self.held)
         while now - self._sums[0][0] > OTHERS_FOR:
             self._sums.popleft()
 

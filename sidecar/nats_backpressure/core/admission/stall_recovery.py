@@ -28,6 +28,8 @@ class StallRecovery:
 
     def __init__(self) -> None:
         self.on = False
+        self._seen: Reading | None = None
+        """The last reading."""
         self._history: deque[tuple[float, int]] = deque()
         """(time, number of deliveries), one ack wait back."""
         self._allowance = 1
@@ -90,6 +92,9 @@ class StallRecovery:
         self._paused_at = at
 
     def _remember(self, reading: Reading) -> None:
+        if reading is self._seen:
+            return
+        self._seen = reading
         at, delivered = reading.at.mono, reading.delivered_consumer
         if self._history and delivered < self._history[-1][1]:
             self._history.clear()  # another incarnation

@@ -19,7 +19,7 @@ MOST_REQUESTERS = 1024
 """Requesters that are remembered; beyond, the one that asked least recently is forgotten."""
 
 
-class _Known(Struct):
+class _Known(Struct, gc=False):
     at: float
     """When it asked last."""
     wants: int
