@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nats_backpressure.core.signals.rate_window import Quantiles
+from nats_backpressure.core.signals.quantiles import Quantiles
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.recording import hint_batch as hints
 from nats_backpressure.recording.decoder import (

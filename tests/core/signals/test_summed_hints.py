@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.samples import StreamLook
-from nats_backpressure.core.signals.rate_window import Quantiles
+from nats_backpressure.core.signals.quantiles import Quantiles
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.timestamps import Now
 from tests.core.signals.test_rest import LOOK, RESTING

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 from msgspec import Struct
 
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.signals.outages import Outages
-from nats_backpressure.core.signals.rate_window import LATENCY_SPAN, RATE_SPAN, IntervalCounts, Quantiles, RateWindow
+from nats_backpressure.core.signals.quantiles import LATENCY_SPAN, Quantiles
+from nats_backpressure.core.signals.rate_window import RATE_SPAN, IntervalCounts, RateWindow
 from nats_backpressure.protocol.values import LatencySource
 
 P95_OF_MEAN = 3.0
@@ -42,6 +44,7 @@ class AckLatency:
     __slots__ = (
         "_acked_at",
         "_all",
+        "_apart_until",
         "_current",
         "_first_at",
         "_inflight_since",
@@ -56,10 +59,11 @@ class AckLatency:
     def __init__(self) -> None:
         self.outages = Outages()
         """What is compared with a mark is without them."""
-        self._all = Quantiles()
-        self._current = Quantiles()
-        """Of the messages delivered since last nothing was in flight and nothing waited: only they show the latency of
-        now. Older ones are only shown to people."""
+        self._all = self._current = Quantiles()
+        """Those of now are of the messages delivered since last nothing was in flight and nothing waited, without
+        outages. Others are only shown to people. While both hold the same, they are one."""
+        self._apart_until = -math.inf
+        """When something was last added that differs in them."""
         self.idle_at = -math.inf
         """When there was last nothing to do."""
         self._unheld_at = -math.inf
@@ -98,12 +102,21 @@ class AckLatency:
     def add_metrics(self, now: float, seconds: float, times: int, sampled_at: float = math.inf) -> None:
         """So many ack metrics of `seconds` from delivery to ack. `sampled_at`: when a sample last showed messages; an
         outage since then is not over for us."""
-        self._all.add(now, seconds, times)
         began = now - seconds
-        if began >= self.idle_at:
-            outage = self.outages.may_be_outage(sampled_at, now)
-            until = max(began, min(sampled_at, now)) if outage else now
-            self._current.add(now, self.outages.seen(began, until), times)
+        outage = self.outages.may_be_outage(sampled_at, now)
+        until = max(began, min(sampled_at, now)) if outage else now
+        missed = now - until + self.outages.unseen(began, until)
+        is_of_now = began >= self.idle_at
+        if missed or not is_of_now:
+            self._apart_until = now
+            if self._current is self._all:
+                self._current = deepcopy(self._all)
+        self._all.add(now, seconds, times)
+        if self._current is not self._all:
+            if is_of_now:
+                self._current.add(now, seconds - missed, times)
+            if self._all.is_newer(self._apart_until):
+                self._current = self._all
 
     def begin_sample(self, last: Sample | None, sample: Sample, working: int, restarted: bool) -> None:
         """A sample came. `restarted`: what is in flight was all delivered again."""
@@ -160,7 +173,7 @@ class AckLatency:
         if sample.pending == 0 and self.working == 0:
             self.idle_at = now
             if not self._current.is_empty:
-                self._current = Quantiles()
+                self._current, self._apart_until = Quantiles(), self._all.newest or now
             return 0.0, False, True
         p95 = self._measured(sample, window, flow)
         evidence = p95 is not None and self.is_settled(now)

@@ -51,5 +51,8 @@ class Outages:
 
     def seen(self, since: float, until: float) -> float:
         """Seconds from the one to the other, without the outages between them."""
-        unseen = (max(0.0, min(until, end) - max(since, start)) for start, end in self._all)
-        return until - since - sum(unseen)
+        return until - since - self.unseen(since, until)
+
+    def unseen(self, since: float, until: float) -> float:
+        """Seconds of outages between the two."""
+        return sum(max(0.0, min(until, end) - max(since, start)) for start, end in self._all)
