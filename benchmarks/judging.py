@@ -1,7 +1,11 @@
 """Measures what it costs to judge samples, and what is remembered per consumer: `python -m benchmarks.judging`.
 
 No server and no network: samples as the server would list them, decoded and fed through the intake of the service, with
-a store and an event stream that do everything at once. Every figure is CPU time of this process.
+a store and an event stream that do everything at once. Times are CPU time of this process.
+
+The memory of a busy or sampled consumer is what one more takes: resident memory of a process with many of them, less
+that of one with few, both fresh and after the same work. What is used once cancels, and so does what was free before:
+that is more than a MiB where Python compiles its modules at the start.
 """
 
 from __future__ import annotations
@@ -53,7 +57,8 @@ class Scale(Struct, frozen=True):
     idle: tuple[tuple[int, int], ...]
     """Consumers and streams."""
     members: tuple[int, ...]
-    busy: int
+    busy: tuple[int, int]
+    """Few and many."""
     minutes: int
     """How long they are busy; a day for `full`."""
 
@@ -63,11 +68,13 @@ INTERVAL = 5.0
 WARM_UP = 8
 """Readings until an idle consumer is at rest."""
 LAST_READINGS = 60
+OFTEN = 0.5
+"""Seconds between the readings before the memory of a busy consumer is measured: with them its windows are full."""
 PAGE = 256
 SCALES: dict[Size, Scale] = {
-    "full": Scale(((1000, 4), (10_000, 20)), (1, 300, 900), 200, 1440),
-    "quick": Scale(((1000, 4),), (1, 100), 50, 300),
-    "tiny": Scale(((20, 2),), (1, 3), 2, 20),
+    "full": Scale(((1000, 4), (10_000, 20)), (1, 300, 900), (150, 450), 1440),
+    "quick": Scale(((1000, 4),), (1, 100), (20, 60), 300),
+    "tiny": Scale(((20, 2),), (1, 3), (2, 6), 20),
 }
 
 
@@ -116,9 +123,14 @@ class World:
             case _:
                 return RecordCreated("bench")
 
-    def read(self, change: Callable[[Sample, int], Sample] = lambda sample, n: sample, turn: int = 0) -> float:
-        """One reading of everything, INTERVAL after the last one; returns the CPU seconds of judging it."""
-        self.time.mono += INTERVAL
+    def read(
+        self,
+        change: Callable[[Sample, int], Sample] = lambda sample, n: sample,
+        turn: int = 0,
+        after: float = INTERVAL,
+    ) -> float:
+        """One reading of everything, `after` the last one; returns the CPU seconds of judging it."""
+        self.time.mono += after
         at = self.time.now()
         spent = 0.0
         for stream, samples in self.streams:
@@ -204,21 +216,20 @@ def time_members(members: int) -> float:
 
 
 def time_busy(consumers: int, minutes: int) -> dict[str, float]:
-    """Microseconds of a sample that moved, and bytes per consumer that never rests: after so many readings a minute
-    apart, and some minutes of readings INTERVAL apart."""
-    gc.collect()
-    before = rss()
+    """Microseconds of a sample that moved, and resident bytes with so many consumers that never rest: after so many
+    readings a minute apart, some minutes of readings INTERVAL apart, and some OFTEN."""
     world = World(spread(consumers, 1))
     for turn in range(minutes):
-        world.time.mono += 60.0 - INTERVAL
-        world.read(busy, turn)
+        world.read(busy, turn, after=60.0)
     spent = min(world.read(busy, minutes + turn) for turn in range(LAST_READINGS))
+    for turn in range(LAST_READINGS):
+        world.read(busy, minutes + LAST_READINGS + turn, after=OFTEN)
     gc.collect()
-    return {"us_per_sample": 1e6 * spent / consumers, "bytes_per_consumer": (rss() - before) / consumers}
+    return {"us_per_sample": 1e6 * spent / consumers, "bytes": rss()}
 
 
-def measure_sampled(consumers: int) -> float:
-    """Bytes more per consumer of which every ack is measured, 100 a second."""
+def measure_sampled(consumers: int) -> int:
+    """Bytes more with so many consumers of which every ack is measured, 100 a second."""
     world = World(spread(consumers, 1))
     world.read()
     gc.collect()
@@ -231,7 +242,7 @@ def measure_sampled(consumers: int) -> float:
                 seconds = 0.005 * 1.002 ** ((n * 37 + m) % 3000)
                 world.intake.hint(AckSeen(one.key, seconds, 1, now), now)
     gc.collect()
-    return (rss() - before) / consumers
+    return rss() - before
 
 
 def time_decoding() -> float:
@@ -266,12 +277,14 @@ def main(size: Size = "full") -> Figures:
         name = f"{members} idle members of one subject: judging a sample"
         figures[name] = Figure(alone(time_members, members), "us of CPU")
     progress("busy consumers")
-    row = alone(time_busy, scale.busy, scale.minutes)
+    few, many = scale.busy
+    fewer, row = alone(time_busy, few, scale.minutes), alone(time_busy, many, scale.minutes)
     figures["judging a sample of a consumer that moves"] = Figure(row["us_per_sample"], "us of CPU")
     busy_name = "memory of a busy consumer and its subject after a day"
-    figures[busy_name] = Figure(row["bytes_per_consumer"] / 1024, "KiB", aim=15.0)
-    sampled = alone(measure_sampled, scale.busy) / 1024
-    figures["memory of the ack metrics of a sampled consumer"] = Figure(sampled, "KiB", aim=15.0)
+    one_more = (row["bytes"] - fewer["bytes"]) / (many - few)
+    figures[busy_name] = Figure(one_more / 1024, "KiB", aim=15.0)
+    one_more = (alone(measure_sampled, many) - alone(measure_sampled, few)) / (many - few)
+    figures["memory of the ack metrics of a sampled consumer"] = Figure(one_more / 1024, "KiB", aim=15.0)
     return figures
 
 

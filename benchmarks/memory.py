@@ -12,7 +12,7 @@ import gc
 from msgspec import Struct
 
 from benchmarks.figures import Figure, Figures, Size, command, progress
-from benchmarks.judging import INTERVAL, World, busy, rss, spread
+from benchmarks.judging import World, busy, rss, spread
 from nats_backpressure.core.model.samples import Sample
 
 HOUR = 3600.0
@@ -46,8 +46,7 @@ def main(size: Size = "full") -> Figures:
     readings = round(HOUR / scale.every)
     mib: dict[str, float] = {}
     for n in range(1, readings + 1):
-        world.time.mono += scale.every - INTERVAL  # `read` adds the rest
-        world.read(change, n)
+        world.read(change, n, after=scale.every)
         if n % (readings // 6) == 0:
             gc.collect()
             minute = round(n * scale.every / 60)

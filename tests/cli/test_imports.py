@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,20 @@ def test_the_sidecar_runs_without_what_only_other_commands_need() -> None:
         "starlette",
         "nkeys",
         "nacl",
+        "importlib.metadata",
+        "zipfile",
         "nats_backpressure.adapters.embedded_server",
         "nats_backpressure.demo.run",
         "nats_backpressure.cli.status",
     }
+
+
+def test_the_sidecar_tells_the_server_the_version_of_its_client() -> None:
+    script = (
+        "from nats_backpressure.cli import run\n"
+        "with run._without_unused():\n"
+        "    import nats.aio.client\n"
+        "print(nats.aio.client.__version__)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={})
+    assert ran.stdout.strip() == version("nats-py")

@@ -40,6 +40,7 @@ min and max. Before them lie the seconds in each status."""
 EMPTY: Final = array("d", [0.0] * FIRST_MEASURE + [0.0, 0.0, math.inf, -math.inf] * len(MEASURES))
 PACKED: Final = Format("<II4f" + "ffdd" + "ffff" * (len(MEASURES) - 1))
 """A closed slot. Only min and max of pending need doubles: a float is exact to 16 million."""
+WORDS: Final = PACKED.size // 4
 FASTEST: Final = 1
 """Level of compression: 10 to 50 us for each slot that closes. The next ones take three times as long for 5 % less."""
 NONE_CLOSED: Final = zlib.compress(b"")
@@ -151,7 +152,7 @@ class _Tier:
 
     def slots(self) -> Iterator[tuple[int, int, array[float]]]:
         """First and last number of each slot (equal ones in a row are one), and its sums."""
-        for first, last, *sums in PACKED.iter_unpack(zlib.decompress(self._closed)):
+        for first, last, *sums in PACKED.iter_unpack(_unpacked(self._closed)):
             yield first, last, array("d", sums)
         if self._first >= 0:
             yield self._first, self._first, self._open
@@ -180,7 +181,7 @@ class _Tier:
 
     def _close(self, last: int) -> None:
         """Pack the open slot; it stands for all slots up to `last`."""
-        closed, packed, start = zlib.decompress(self._closed), PACKED.pack(self._first, last, *self._open), 0
+        closed, packed, start = _unpacked(self._closed), PACKED.pack(self._first, last, *self._open), 0
         if closed:
             before, after = PACKED.unpack(closed[-PACKED.size :]), PACKED.unpack(packed)
             if _is_like(before, after):
@@ -190,8 +191,23 @@ class _Tier:
                 closed = closed[: -PACKED.size]
         while start < len(closed) and PACKED.unpack_from(closed, start)[1] <= last - self.limit:
             start += PACKED.size
-        self._closed = zlib.compress(closed[start:] + packed, FASTEST)
+        self._closed = _packed(closed[start:] + packed)
         self._first = -1
+
+
+def _packed(slots: bytes) -> bytes:
+    """Slots, compressed: column by column, since the values of one measure are like each other (a sixth to two fifths
+    less)."""
+    words = array("I", slots)
+    return zlib.compress(b"".join([words[place::WORDS] for place in range(WORDS)]), FASTEST)
+
+
+def _unpacked(packed: bytes) -> bytes:
+    columns = array("I", zlib.decompress(packed))
+    words, slots = array("I", columns), len(columns) // WORDS
+    for place in range(WORDS):
+        words[place::WORDS] = columns[place * slots : (place + 1) * slots]
+    return words.tobytes()
 
 
 def _add(sums: array[float], seconds: float, status: int, values: Values) -> None:
