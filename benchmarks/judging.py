@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -68,6 +69,8 @@ INTERVAL = 5.0
 WARM_UP = 8
 """Readings until an idle consumer is at rest."""
 LAST_READINGS = 60
+IN_STREAM = 50
+"""Busy consumers of one stream: what is made to read one, and is free again, is not that of all at once."""
 OFTEN = 0.5
 """Seconds between the readings before the memory of a busy consumer is measured: with them its windows are full."""
 PAGE = 256
@@ -218,7 +221,7 @@ def time_members(members: int) -> float:
 def time_busy(consumers: int, minutes: int) -> dict[str, float]:
     """Microseconds of a sample that moved, and resident bytes with so many consumers that never rest: after so many
     readings a minute apart, some minutes of readings INTERVAL apart, and some OFTEN."""
-    world = World(spread(consumers, 1))
+    world = World(spread(consumers, math.ceil(consumers / IN_STREAM)))
     for turn in range(minutes):
         world.read(busy, turn, after=60.0)
     spent = min(world.read(busy, minutes + turn) for turn in range(LAST_READINGS))
@@ -229,9 +232,9 @@ def time_busy(consumers: int, minutes: int) -> dict[str, float]:
 
 
 def measure_sampled(consumers: int) -> int:
-    """Bytes more with so many consumers of which every ack is measured, 100 a second."""
+    """Bytes more with so many consumers that are never idle and of which every ack is measured, 100 a second."""
     world = World(spread(consumers, 1))
-    world.read()
+    world.read(busy, 1)
     gc.collect()
     before = rss()
     for n in range(7000):

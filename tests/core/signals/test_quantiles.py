@@ -110,8 +110,10 @@ def test_memory_is_bounded_although_nobody_asks() -> None:
     assert len(window._slots) <= 6 and window._merged.total <= 6 and len(window._merged.counts) < 1400
 
 
-def test_a_bucket_counts_beyond_what_its_first_array_holds() -> None:
+@pytest.mark.parametrize(("values", "times"), [(300, 1), (1000, 1), (70_000, 1), (10, 40), (10, 300), (10, 70_000)])
+def test_a_bucket_counts_beyond_what_its_first_array_holds(values: int, times: int) -> None:
     window = Quantiles()
-    for n in range(70_000):
-        window.add(0.0, 0.01 if n % 10 else 1.0)
+    for n in range(values):
+        window.add(0.0, 0.01 if n % 10 else 1.0, times)
     assert window.at(0.0, 0.5, 0.95) == (pytest.approx(0.01, rel=0.01), pytest.approx(1.0, rel=0.01))
+    assert window._merged.total == sum(window._merged.counts) == values * times

@@ -83,7 +83,7 @@ class Buckets:
     __slots__ = ("counts", "lowest", "total")
 
     def __init__(self) -> None:
-        self.counts = array("H")
+        self.counts = array("B")
         self.lowest = 0
         self.total = 0
 
@@ -100,8 +100,8 @@ class Buckets:
             counts.frombytes(bytes((place + 1 - len(counts)) * counts.itemsize))
         try:
             counts[place] += times
-        except OverflowError:  # rare: 65,535 values within one percent of each other in one slot
-            self.counts = array("I", counts)
+        except OverflowError:  # more than 255 values, or rarely 65,535, within one percent of each other in one slot
+            self.counts = array("H" if counts[place] + times < 2**16 else "I", counts)
             self.counts[place] += times
         self.total += times
 
