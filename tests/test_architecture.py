@@ -41,7 +41,7 @@ PURE = {
         "math",
         "re",
     ),
-    *("array", "bisect", "string", "struct", "typing", "zlib", "msgspec"),
+    *("array", "bisect", "copy", "string", "struct", "typing", "zlib", "msgspec"),
 }
 """What the pure folders may import."""
 NATS_BOTTOM = {

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.signals.outages import Outages
-from nats_backpressure.core.signals.quantiles import LATENCY_SPAN, Quantiles
+from nats_backpressure.core.signals.quantiles import LATENCY_SPAN, NO_QUANTILES, Quantiles
 from nats_backpressure.core.signals.rate_window import RATE_SPAN, IntervalCounts, RateWindow
 from nats_backpressure.protocol.values import LatencySource
 
@@ -59,7 +59,7 @@ class AckLatency:
     def __init__(self) -> None:
         self.outages = Outages()
         """What is compared with a mark is without them."""
-        self._all = self._current = Quantiles()
+        self._all = self._current = NO_QUANTILES
         """Those of now are of the messages delivered since last nothing was in flight and nothing waited, without
         outages. Others are only shown to people. While both hold the same, they are one."""
         self._apart_until = -math.inf
@@ -102,6 +102,8 @@ class AckLatency:
     def add_metrics(self, now: float, seconds: float, times: int, sampled_at: float = math.inf) -> None:
         """So many ack metrics of `seconds` from delivery to ack. `sampled_at`: when a sample last showed messages; an
         outage since then is not over for us."""
+        if self._all is NO_QUANTILES:
+            self._all = self._current = Quantiles()
         began = now - seconds
         outage = self.outages.may_be_outage(sampled_at, now)
         until = max(began, min(sampled_at, now)) if outage else now

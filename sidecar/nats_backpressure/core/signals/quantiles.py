@@ -124,3 +124,5 @@ class Buckets:
 
 NO_BUCKETS = Buckets()
 """Shared by all windows that hold nothing; never added to."""
+NO_QUANTILES = Quantiles()
+"""Shared by all consumers without ack metrics; never added to."""
