@@ -171,3 +171,14 @@ async def test_other_events_than_before_are_a_warning_and_every_state_is_compare
     assert world.fed == [], "what runs is not known before the next list"
     await world.list(ALL, ALL)
     assert world.fed == [("s", RecordMissing())]
+
+
+async def test_a_bucket_that_could_not_be_made_and_is_there_is_reported_working() -> None:
+    """It is not tried again: the list shows that."""
+    world = World()
+    await world.list({})
+    assert world.failing() == ["state bucket"]
+    await world.list(ALL)
+    with capture_logs() as lines:
+        world.failures.report()
+    assert [(line["event"], line["stage"]) for line in lines] == [("stage.works", "state bucket")]

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from nats_backpressure.runtime.observations import ConsumersReading, Received, StreamsReading
 from nats_backpressure.runtime.ports import Clock, Unavailable
 from nats_backpressure.runtime.tasks import Bounded, OnceIn
 
@@ -76,6 +77,14 @@ class Failures:
             return
         failing = self._failing.setdefault((stage, what), _Failing(now if since is None else since))
         failing.last, failing.error = now, text
+
+    def read_elsewhere(self, received: Received) -> None:
+        """Another replica read what is read here, too."""
+        match received.shown:
+            case StreamsReading(partial=False):
+                self.works("list streams")
+            case ConsumersReading(partial=False):
+                self.works("read consumers", received.stream)
 
     def works(self, stage: str, what: str = "") -> None:
         """A try succeeded, or nothing is to be done any more."""

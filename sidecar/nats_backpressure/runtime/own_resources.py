@@ -73,6 +73,8 @@ class OwnResources:
             self._created[name] = listed[name]
         if not listed.keys() >= self._needed:
             self._start_creating()
+        elif not self._without_events:  # it is not tried again
+            self._failures.works("state bucket")
 
     def take_other_events(self) -> None:
         """The events stream is another or an older one than before, and has events: with the next list of streams each

@@ -63,13 +63,13 @@ class Poller:
         discover_every: float = DISCOVER_EVERY,
         requests: RequestBudget | None = None,
         shared: SharedReading | None = None,
-        on_received: Callable[[str], None] = lambda stream: None,
+        on_received: Callable[[Received], None] = lambda received: None,
         server_time: ServerTime | None = None,
     ) -> None:
         """`on_streams` gets a list of streams every `discover_every` seconds, and when there are others; `on_list` each
         one. `requests`: what the observer may still request; without it all that is due begins at once. `shared`: which
-        streams other replicas read; without it this one reads all. `on_received` counts readings of others, by
-        stream; `server_time` gets what lists show of it."""
+        streams other replicas read; without it this one reads all. `on_received` gets the readings of others
+        that are taken in; `server_time` gets what lists show of it."""
         self._clock, self._budget, self._intake, self._registry = clock, budget, intake, intake.registry
         self._on_streams, self._on_list, self._on_received = on_streams, on_list, on_received
         self.shared = shared or SharedReading(clock, "", 0.0)
@@ -215,7 +215,7 @@ class Poller:
             poll = self.polls.get(received.stream)
             taken = poll is not None and self._received.receive(poll, received)
         if taken:
-            self._on_received(received.stream)
+            self._on_received(received)
         return taken
 
     def leave(self, sender: str) -> None:

@@ -24,7 +24,7 @@ from nats_backpressure.runtime.effect_runner import EffectRunner
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.heartbeat import HeartbeatWriter
 from nats_backpressure.runtime.intake import Intake, log_and_count
-from nats_backpressure.runtime.observations import StreamsReading
+from nats_backpressure.runtime.observations import Received, StreamsReading
 from nats_backpressure.runtime.own_resources import OwnResources
 from nats_backpressure.runtime.policy_updates import PolicyUpdates
 from nats_backpressure.runtime.poller import Poller
@@ -104,7 +104,7 @@ def build_service(
         discover_every=discover_every,
         requests=requests,
         shared=shared,
-        on_received=counts.received,
+        on_received=_on_received(counts, failures),
         server_time=server_time,
     )
     _connect_replicas(settings, clock, registry, effects, replicas, shared)
@@ -116,6 +116,14 @@ def build_service(
     on_change(registry.policies.sources)
     loops = registry, poller, effects, updates, resources, heartbeat, replicas, failures
     return Service(clock, ports.store, ports.policy_store, *loops, tick)
+
+
+def _on_received(counts: ServiceCounts, failures: Failures) -> Callable[[Received], None]:
+    def on_received(received: Received) -> None:
+        counts.received(received.stream)
+        failures.read_elsewhere(received)
+
+    return on_received
 
 
 def _registry(settings: Settings, clock: Clock, effects: EffectRunner, writer: str) -> SubjectRegistry:
