@@ -24,10 +24,12 @@ POLICIES: dict[str, dict[str, Any]] = {
     SUBJECT: {"retry_after_seconds": 7, "pending": {"warn": 5, "critical": 50, "overload": 500}},
     "beamline.*.>": {"consumers": ["router-*"], "alerts": [{"name": "long", "when": {"pending_above": 5000}}]},
     "nobody.watches.this": {"mode": "observe"},
+    "stored.by.a.newer.version": {"mode": "observe", "not_known_here": 1},
+    "with.a.word.that.is.not.known": {"mode": "not_known_here", "retry_after_seconds": 7},
 }
 
 
-async def run(script: str, directory: Path, server: NatsServer) -> None:
+async def run(script: str, directory: Path, server: NatsServer) -> list[str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     plain = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
     ran = await asyncio.to_thread(
@@ -40,6 +42,7 @@ async def run(script: str, directory: Path, server: NatsServer) -> None:
         timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines()
 
 
 async def stored(command: Command) -> dict[str, Any]:
@@ -57,6 +60,7 @@ async def test_policies_come_back_into_a_new_bucket_but_for_one_that_the_guard_r
     for pattern, policy in {**POLICIES, "a.refused.one": {"pending": {"overload": 9000}}}.items():
         await bucket.put(encode(pattern), json.dumps(policy).encode())
     await bucket.put("junk", b"no JSON")
+    await bucket.put("unknown.alone", b'{"pendnig": 1}')
     await run(BACKUP, tmp_path, server)
 
     await js.delete_stream("KV_backpressure_policy")
@@ -66,7 +70,9 @@ async def test_policies_come_back_into_a_new_bucket_but_for_one_that_the_guard_r
 
     await eventually(is_made_again, "the bucket to be created again", 30)
     assert await stored(command) == {}
-    await run(RESTORE, tmp_path, server)
+    printed = await run(RESTORE, tmp_path, server)
+    left_out = {line for line in printed if line.startswith("left out: ")}
+    assert left_out == {f"left out: {pattern}" for pattern in ("a.refused.one", "junk", "unknown.alone")}
     assert await stored(command) == POLICIES
     sources = (await command.json("policy", "get", SUBJECT))["sources"]
     assert sources["retry_after_seconds"] == "bucket"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from msgspec.structs import replace
 
 from nats_backpressure.cli.bucket_list import changes, listed, override_row, policy_row, with_policy
@@ -34,7 +35,7 @@ def test_each_policy_shows_what_it_sets_and_governs() -> None:
     rows = [policy_row(each, 3) for each in listed(BUCKET, STATUSES, None, overrides=False)]
     moment = format_rfc3339(AT)
     assert rows == [
-        ("bad", "cannot be read", moment, "4", "?"),
+        ("bad", "refused", moment, "4", "?"),
         ("orders.*", "retry_after_seconds 5", moment, "3", "1 of 3"),
         ("orders.paid", "mode observe; pending.overload 500", moment, "7", "1 of 3"),
     ]
@@ -43,11 +44,54 @@ def test_each_policy_shows_what_it_sets_and_governs() -> None:
 
 
 @pytest.mark.parametrize("overrides", [False, True])
-def test_what_cannot_be_read_says_nothing_of_what_it_governs(overrides: bool) -> None:
+def test_what_is_refused_says_nothing_of_what_it_governs(overrides: bool) -> None:
     """A sidecar that has read a good one before keeps it in force."""
     values = {("=override." if overrides else "") + "orders.paid": PolicyValue(b"{", 4, AT)}
     (entry,) = listed(values, STATUSES, None, overrides=overrides, now=AT)
-    assert (entry.state, entry.governs) == ("cannot be read", None)
+    assert (entry.state, entry.governs, entry.problems) == ("refused", None, ("is not JSON",))
+
+
+ALERTS = (
+    b'{"alerts":[{"name":"lq","when":{"pending_above":50},"for_seconds":1},{"name":"1","when":{"status":"active"}}]}'
+)
+
+
+@pytest.mark.parametrize("before", [None, b"{}"])
+def test_alerts_are_printed_as_a_settings_file_has_them(before: bytes | None) -> None:
+    (line,) = changes(before, ALERTS)
+    assert yaml.safe_load(line.partition("[")[1] + line.partition("[")[2]) == [
+        {"name": "lq", "when": {"pending_above": 50}, "for_seconds": 1, "severity": "warning"},
+        {"name": "1", "when": {"status": "active"}, "severity": "warning"},
+    ]
+    assert "None" not in line and "'when'" not in line and ".0" not in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "pattern", "state", "problem"),
+    [
+        ("orders.paid", b'{"pendnig":{"overload":5}}', "orders.paid", "refused", "pendnig: unknown key"),
+        ("orders.paid", b'{"mode":"obsrve"}', "orders.paid", "stored", "counts as observe"),
+        ("orders.paid", b'{"mode":"observe","new":1}', "orders.paid", "stored", "new: unknown key"),
+        ("orders.paid", b'{"pending":{"warn":-1}}', "orders.paid", "refused", "pending.warn: must be"),
+        ("orders.paid", b"7", "orders.paid", "refused", "must be"),
+        ("orders.=2a", b'{"mode":"observe"}', "orders.=2a", "refused", "`=2a` at byte 7"),
+    ],
+)
+def test_a_policy_that_is_refused_or_in_force_in_part_shows_why(
+    key: str, value: bytes, pattern: str, state: str, problem: str
+) -> None:
+    bucket = {key: PolicyValue(value, 7, AT), "orders.=2A": BUCKET["orders.=2A"]}
+    wider, entry = sorted(listed(bucket, STATUSES, None, overrides=False), key=lambda each: each.revision)
+    assert (entry.pattern, entry.state) == (pattern, state) and problem in " ".join(entry.problems)
+    assert (entry.governs is None, policy_row(entry, 3)[1] == "refused") == ((state == "refused",) * 2)
+    assert wider.governs == (("orders.paid", "orders.created") if state == "refused" else ("orders.created",))
+
+
+def test_a_refused_policy_says_what_is_in_force_in_its_place() -> None:
+    (entry,) = listed({"orders.paid": PolicyValue(b'{"pendnig":1}', 7, AT)}, STATUSES, None, overrides=False)
+    shown = EffectivePolicy("orders.paid", ("orders.paid",), {}, {"mode": "file", "pending.warn": "default"})
+    assert with_policy(entry, shown).instead == "orders.paid: the settings file, the default"
+    assert with_policy(entry, shown).state == "refused"
 
 
 def test_each_override_shows_its_end_and_whether_it_is_in_force() -> None:

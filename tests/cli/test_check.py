@@ -53,8 +53,8 @@ def test_dynamic_marks_and_alerts_are_printed_too(tmp_path: Path) -> None:
     assert printed["inflight"].startswith("warn 50 critical 200 overload 500 overload_ratio 0.9 ")
     assert printed["admission"].startswith("mode adaptive floor 0.01 target_drain_seconds 2 ")
     assert (
-        printed["alerts"]
-        == "long-queue (critical): pending_above 5000 for 60 s; stuck (warning): diagnosis server_stuck file"
+        printed["alerts"] == "[{name: long-queue, when: {pending_above: 5000}, for_seconds: 60, severity: critical}, "
+        "{name: stuck, when: {diagnosis: server_stuck}, severity: warning}] file"
     )
 
 

@@ -49,7 +49,7 @@ def test_cells_are_short_numbers_or_text(value: float | str | None, text: str) -
         pytest.param(0.5, "0.5", id="number"),
         pytest.param(
             [{"name": "a", "severity": "critical", "when": {"pending_above": 5.0}, "for_seconds": 60.0}],
-            "a (critical): pending_above 5 for 60 s",
+            "[{name: a, severity: critical, when: {pending_above: 5}, for_seconds: 60}]",
             id="alert",
         ),
     ],

@@ -65,6 +65,13 @@ async def test_what_the_guard_refuses_is_listed_as_not_applied(
             await eventually(shown, f"both to be {state}")
         ran = await command("override", "ls")
         assert ran.stderr.startswith(f"not applied, though stored: {SUBJECT}. A sidecar refuses them"), ran.stderr
+        ran = await command("policy", "ls")
+        assert "(policy_guard.max_pending_overload), is 6,000. In force instead for " in ran.stderr
+        await kv.put(SUBJECT, b'{"pendnig":1}')
+        ran = await command("policy", "ls")
+        assert f"{SUBJECT}: refused: has no field that this version knows; pendnig: unknown key. " in ran.stderr
+        assert f"In force instead for {SUBJECT}: a value of the bucket" in ran.stderr
+        assert "refused" in ran.stdout and "?" in ran.stdout
 
 
 def rejected(mark: str, message: str = "must be a number") -> bytes:

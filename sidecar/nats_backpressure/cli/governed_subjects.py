@@ -125,7 +125,7 @@ def _layer_index(bucket: Mapping[str, PolicyValue], overrides: bool, own: str, n
                 entries.append(PolicyEntry((override.pattern,)))
         else:
             with suppress(BadTail):
-                entry = parse_policy(value.value)
+                entry = parse_stored_policy(key, value)
                 if entry is None and key == own:  # the sidecar keeps the last good one in force
                     entry = PolicyEntry()
                 if entry is not None:
@@ -139,6 +139,12 @@ def parse_policy(value: bytes) -> PolicyEntry | None:
         return parse_entry(msgspec.json.decode(value), need_subjects=False, problems=problems)[0]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def parse_stored_policy(key: str, value: PolicyValue) -> PolicyEntry | None:
+    """None where a sidecar refuses it: nothing of it is known, or it is wrong."""
+    entry = read_bucket_value(key, value.value, value.at, Problems(newer_allowed=True))
+    return entry if isinstance(entry, PolicyEntry) else None
 
 
 def parse_stored_override(key: str, value: PolicyValue, now: float) -> OverrideEntry | None:

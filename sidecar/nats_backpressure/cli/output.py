@@ -75,15 +75,29 @@ def format_value(value: object) -> str:
         case float():
             return f"{value:.12g}"
         case list():
-            return "; ".join(map(_format_alert, value))
+            return _as_in_a_file(value)
     return str(value)
 
 
-def _format_alert(alert: Any) -> str:
-    """One alert in a line: `long-queue (critical): pending_above 5000 for 60 s`."""
-    (condition,) = alert["when"].items()
-    duration = f" for {format_value(alert['for_seconds'])} s" if alert["for_seconds"] else ""
-    return f"{alert['name']} ({alert['severity']}): {condition[0]} {format_value(condition[1])}{duration}"
+def _as_in_a_file(alerts: list[Any]) -> str:
+    """Alerts in a line that can be copied into a settings file."""
+    import yaml  # rarely needed, and slow to load
+
+    without_zero = [{name: item for name, item in alert.items() if item != 0} for alert in alerts]
+    flow = yaml.safe_dump(_whole_numbers(without_zero), default_flow_style=True, sort_keys=False, width=float("inf"))
+    return str(flow).strip()
+
+
+def _whole_numbers(value: Any) -> Any:
+    """The same, without the `.0` of whole numbers."""
+    match value:
+        case dict():
+            return {name: _whole_numbers(item) for name, item in value.items()}
+        case list():
+            return [_whole_numbers(item) for item in value]
+        case float() if value.is_integer():
+            return int(value)
+    return value
 
 
 def format_cell(value: float | str | None) -> str:

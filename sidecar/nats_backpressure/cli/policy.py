@@ -77,17 +77,20 @@ def ls(target: Target, pattern: str | None, as_json: bool) -> None:
 @click.argument("pattern", type=parse_subject)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--force", is_flag=True, help="Write it even if it would apply to no watched subject now.")
+@click.option("--allow-unknown", is_flag=True, help="Store fields that this version does not know, too.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @json_option("Print the result as one JSON document.")
 @connection_flags
-def set_(target: Target, pattern: str, file: Path, force: bool, dry_run: bool, as_json: bool) -> None:
+def set_(
+    target: Target, pattern: str, file: Path, force: bool, allow_unknown: bool, dry_run: bool, as_json: bool
+) -> None:
     """Store the policy in FILE (YAML or JSON, `-` for standard input) for PATTERN in the policy bucket in NATS
     (KV). It replaces the stored policy for PATTERN; what that changes is printed before, on standard error.
 
     Exits with 1 and one line for each mistake, also if it would apply to no watched subject now (unless --force is
     given); the bucket is then unchanged.
     """
-    key, value = PolicyKey(pattern), _read_policy_file(file)
+    key, value = PolicyKey(pattern), _read_policy_file(file, allow_unknown)
 
     async def put(service: ServiceClient) -> None:
         bucket = await read_bucket(target, service)
@@ -110,7 +113,7 @@ def _print_changes(before: bytes | None, after: bytes) -> None:
         print_note("it is what is stored already")
 
 
-def _read_policy_file(file: Path) -> bytes:
+def _read_policy_file(file: Path, allow_unknown: bool) -> bytes:
     """The validated policy in a file, as it is stored. Exits with 1 and one line for each mistake, as FILE:LINE."""
     try:
         with click.open_file(str(file), "rb") as opened:
@@ -129,7 +132,7 @@ def _read_policy_file(file: Path) -> bytes:
         raise click.ClickException(f"{file}: is empty: to remove a policy use `policy rm PATTERN`")
     if not isinstance(document, dict):
         raise click.ClickException(f"{file}: must be a mapping of the fields of a policy")
-    return encode_policy(document, with_line)
+    return encode_policy(document, with_line, allow_unknown=allow_unknown)
 
 
 @policy.command(short_help="Remove the stored policy for PATTERN.")

@@ -23,7 +23,7 @@ from nats_backpressure.policy.parse import parse_entry, validate_document
 from nats_backpressure.policy.refusals import IGNORED
 from nats_backpressure.policy.rejection_marks import is_of_revision
 from nats_backpressure.policy.snapshot import PolicyValue
-from nats_backpressure.policy.validation import FieldProblem
+from nats_backpressure.policy.validation import FieldProblem, Problems
 from nats_backpressure.protocol.messages import Event
 from nats_backpressure.protocol.policies import PolicyValidation
 from nats_backpressure.protocol.subjects import encode
@@ -89,9 +89,13 @@ async def write_change(target: Target, service: ServiceClient, key: PolicyKey, v
     raise click.ClickException(f"others keep changing the entry for {key.pattern}: try again")
 
 
-def encode_policy(policy: dict[str, Any], where: Callable[[FieldProblem], str] = lambda problem: problem.line) -> bytes:
-    """The policy as it is stored. Exits with 1 and one line for each mistake, formatted by `where`."""
-    problems = parse_entry(policy, need_subjects=False)[1]
+def encode_policy(policy: dict[str, Any], where: Callable[[FieldProblem], str], *, allow_unknown: bool) -> bytes:
+    """The policy as it is stored. Exits with 1 and one line for each mistake, formatted by `where`. `allow_unknown`:
+    what this version does not know is none, beside something that it knows: sidecars take it so."""
+    checked = Problems(newer_allowed=allow_unknown)
+    entry, problems = parse_entry(policy, need_subjects=False, problems=checked)
+    if entry is not None and not entry.fields:
+        problems += tuple(checked.ignored)
     if "subjects" in policy:
         problems += (FieldProblem("subjects", "is not allowed here: the pattern is given on the command line"),)
     value = b"" if problems else msgspec.json.encode(policy)
@@ -105,16 +109,21 @@ async def require_allowed(service: ServiceClient, value: bytes, *, note: bool) -
     """Exits with 1 if the guard of the sidecar would reject this policy: only it knows that. `note`: say so if none
     answers. What the policy would inherit is known once it is stored: a mark that fits the default policy may not fit
     that of the file, and the other way round."""
-    document = msgspec.json.decode(value)
     try:
-        reply = decode_reply(await service.query("validate.policy", document), PolicyValidation)
+        problems = await refusal(service, msgspec.json.decode(value))
     except Unavailable as error:
         if note:
             print_note(f"it is not known whether the sidecar would reject it: {error}")
         return
+    exit_with_problems(f"the sidecar would reject it: {problem}" for problem in problems)
+
+
+async def refusal(service: ServiceClient, document: Any) -> tuple[str, ...]:
+    """Why the guard of the sidecar refuses a policy; empty if it does not. Raises Unavailable."""
+    reply = decode_reply(await service.query("validate.policy", document), PolicyValidation)
     above_default = set(validate_document(document)[0])
-    problems = [problem for p in reply.errors if (problem := FieldProblem(p.path, p.message)) not in above_default]
-    exit_with_problems(f"the sidecar would reject it: {problem.line}" for problem in problems)
+    problems = (FieldProblem(each.path, each.message) for each in reply.errors)
+    return tuple(problem.line for problem in problems if problem not in above_default)
 
 
 def exit_with_problems(lines: Iterable[str]) -> None:

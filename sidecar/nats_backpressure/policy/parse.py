@@ -190,20 +190,21 @@ def entry_document(entry: PolicyEntry) -> dict[str, Any]:
         if leaf:
             document.setdefault(head, {})[leaf] = value
         else:
-            document[head] = _alerts(value) if isinstance(value, tuple) else value
+            document[head] = alert_documents(value) if isinstance(value, tuple) else value
     return document
 
 
 def policy_document(policy: Policy, now: Now | None = None) -> dict[str, Any]:
     """A whole policy as people write it, with the override that is in force `now`."""
     document: dict[str, Any] = to_builtins(policy)
-    document["alerts"] = _alerts(policy.alerts)
+    document["alerts"] = alert_documents(policy.alerts)
     override = in_force(policy, now) if now is not None else None
     document["override"] = override and {"action": override.action, "until": timestamps.format_rfc3339(override.until)}
     return document
 
 
-def _alerts(rules: tuple[AlertRule, ...]) -> list[dict[str, Any]]:
+def alert_documents(rules: tuple[AlertRule, ...]) -> list[dict[str, Any]]:
+    """Alerts as people write them."""
     document: list[dict[str, Any]] = [to_builtins(rule) for rule in rules]
     for alert in document:
         alert["when"] = {name: value for name, value in alert["when"].items() if value is not None}
