@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,16 @@ def test_a_server_that_is_away_is_an_error_with_its_cost(tmp_path: Path, monkeyp
         "do:   no NATS server listens"
     )
     assert second.startswith("warning  environment") and "NATS_URL" in second
+
+
+async def test_replicas_with_different_settings_files_are_named(start_server: StartServer, tmp_path: Path) -> None:
+    server = await start_server(ACCOUNTS)
+    url, doctor = server.url.replace("://", "://full:p@"), Doctor(server, tmp_path)
+    other = {"policies": [{"subjects": ["s"], "mode": "observe"}]}
+    async with AsyncExitStack() as stack:
+        for instance, more, groups in (("r1", {}, []), ("r2", {}, []), ("r3", other, [{"r1, r2", "r3"}])):
+            replica = Sidecar(tmp_path, url, UNHURRIED | {"instance": instance} | more)
+            await (await stack.enter_async_context(replica)).observing()
+            found = (await doctor.findings("full", None)).get("heartbeat", [])
+            named = [each["problem"].partition("different policies: ")[2] for each in found]
+            assert [set(each.split("; ")) for each in named] == groups, instance

@@ -489,6 +489,12 @@ def test_an_installation_whose_sidecar_does_not_run_is_told(quiet: float | None,
     assert problems == ([("note", problem)] if problem else [])
 
 
+def test_replicas_that_judge_by_different_policies_are_a_note() -> None:
+    assert found("heartbeat", replicas={"m1": ("r1", "r3")}) == []
+    ((level, problem, _, _),) = found("heartbeat", replicas={"m1": ("r1", "r3"), "m2": ("r2",)})
+    assert (level, problem) == ("note", "replicas of the name backpressure judge by different policies: r1, r3; r2")
+
+
 def test_more_copies_than_servers_are_an_error_before_the_streams_are_made() -> None:
     facts = replace(FINE, settings=Settings(publish=Publish(replicas=3)), own=own(0, exists=False))
     problems = [each.problem for each in examine(facts) if each.check == "copies"]

@@ -15,6 +15,7 @@ from nats_backpressure.adapters.nats.observer import JetStreamObserver
 from nats_backpressure.adapters.nats.observer_requests import ObserverRequests
 from nats_backpressure.adapters.nats.permissions import Installation, sidecar
 from nats_backpressure.adapters.nats.policy_store import PolicyBucket
+from nats_backpressure.adapters.nats.presence_listener import PresenceListener
 from nats_backpressure.adapters.nats.remedies import remedy
 from nats_backpressure.adapters.nats.single_connection import SingleConnection
 from nats_backpressure.config.settings import Settings
@@ -22,6 +23,7 @@ from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.core.watch_filter import WatchEntry, counted_subjects, is_stream_watched, why_left_out
 from nats_backpressure.doctor.facts import Account, Consumer, Facts, Failure, Server, subjects_of
+from nats_backpressure.doctor.heartbeat_check import is_running
 from nats_backpressure.doctor.text import names
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.snapshot import PolicySnapshot, PolicyValue
@@ -73,6 +75,7 @@ class _Gathering:
                 budget=RequestBudget(settings.observe.api_requests_per_second),
             )
         )
+        self._presences = PresenceListener(self._names)
         self._watch = [WatchEntry(entry.stream, entry.consumers) for entry in settings.watch]
 
     async def add_to(self, facts: Facts) -> Facts:
@@ -80,9 +83,11 @@ class _Gathering:
             needed = sidecar(self._installation())
             facts = replace(facts, server=await self._reader.server())
             facts = replace(facts, rights=await self._reader.rights(needed.publish, needed.subscribe))
+            await self._presences.start(self._connection.client())
             listed = await self._observer.streams()
             facts = replace(facts, all_streams=listed.complete or listed.named, missing=listed.missing)
-            return await self._with_streams(facts, listed)
+            facts = await self._with_streams(facts, listed)
+            return replace(facts, replicas=await self._presences.marks()) if is_running(facts) else facts
         except Unavailable as error:  # JetStream does not answer, or the connection was lost meanwhile
             return replace(facts, unlisted=self._reader.failure(error))
 

@@ -163,6 +163,8 @@ class Facts(Struct, frozen=True):
     refused: tuple[RefusedPolicy, ...] = ()
     """What of the policy bucket is refused."""
     others: tuple[OtherInstallation, ...] = ()
+    replicas: dict[str, tuple[str, ...]] = {}
+    """Those of this name that run, by the mark of the policies by which they judge."""
 
 
 def subjects_of(consumers: Iterable[Consumer]) -> tuple[str, ...]:

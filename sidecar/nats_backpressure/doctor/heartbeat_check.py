@@ -7,6 +7,7 @@ from typing import Final
 
 from nats_backpressure.doctor.facts import Facts
 from nats_backpressure.doctor.findings import Finding, note
+from nats_backpressure.doctor.text import names
 from nats_backpressure.protocol.subjects import Names
 
 LATE: Final = 14.0
@@ -15,19 +16,32 @@ HEARTBEATS: Final = 5
 
 
 def heartbeat(facts: Facts) -> Iterator[Finding]:
-    """Whether a sidecar of this name runs: it writes heartbeats to the state bucket."""
+    """Whether a sidecar of this name runs (it writes heartbeats to the state bucket), and whether all judge alike."""
     late = late_after(facts)
     for stream in facts.own:
         if stream.name != state_bucket(facts) or not stream.exists:
             continue
         if is_running(facts):
             yield Finding("ok", f"a sidecar has written {stream.name} within {late:g} s")
+            yield from _different(facts)
             continue
         ever = "has ever written" if stream.quiet is None else f"has written for {stream.quiet:,.0f} s to"
         yield note(
             f"no sidecar of the name {facts.settings.name} {ever} {stream.name}",
             "if none runs, no status is known and nothing is held back",
             "start it; if it runs, see `state` above, and the end of its log",
+        )
+
+
+def _different(facts: Facts) -> Iterator[Finding]:
+    if len(facts.replicas) > 1:
+        groups = "; ".join(names(instances) for instances in facts.replicas.values())
+        yield note(
+            f"replicas of the name {facts.settings.name} judge by different policies: {groups}",
+            "what is stored follows those that wrote it; of `get.status` and metrics the marks, the pressure and the "
+            "levels follow the replica that answers",
+            "give all of them the same settings file and version; where they have, correct what `policies` below names "
+            "and restart them",
         )
 
 
