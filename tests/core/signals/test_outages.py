@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.reading import Reading
-from nats_backpressure.core.signals.outages import RECONNECT, REMEMBERED, Outages
+from nats_backpressure.core.signals.outages import APART, RECONNECT, REMEMBERED, Outages
 from nats_backpressure.protocol.timestamps import Now
 from tests.core.signals.test_tracker import Consumer
 
+AGES = 100.0
+
 
 def watched(outages: Outages, until: float, every: float = 0.5) -> None:
-    at = until - 10 * every
+    """Samples that come every so often, for long."""
+    at = until - math.ceil(AGES / every) * every
     while at < until - every / 2:
         outages.add_interval(at, at + every, True)
         at += every
@@ -38,19 +43,32 @@ def test_what_is_seen_is_without_the_outages() -> None:
     assert outages.seen(120.0, 130.0) == pytest.approx(10.0)
 
 
-def test_an_outage_ends_for_workers_when_one_moves_and_after_their_time_to_connect() -> None:
-    outages = Outages()
-    watched(outages, 100.0)
-    outages.add_interval(100.0, 120.0, False)
-    assert outages.add_interval(120.0, 121.0, False)
-    assert not outages.add_interval(121.0, 122.0, True)
-    assert outages.ended_at == 121.0
-    assert not outages.add_interval(122.0, 123.0, False), "it is over"
-    outages.add_interval(123.0, 140.0, False)
-    at = 140.0
+def grace(outages: Outages, since: float, until: float) -> float:
+    """Seconds after an outage that belong to it, while no worker moves."""
+    assert outages.add_interval(since, until, False)
+    at = until
     while outages.add_interval(at, at + 0.5, False):
         at += 0.5
-    assert outages.ended_at == 140.0 + RECONNECT
+    return at - until
+
+
+def test_an_outage_ends_for_workers_after_their_time_to_connect_and_when_one_moves() -> None:
+    outages = Outages()
+    watched(outages, 100.0)
+    assert grace(outages, 100.0, 120.0) == RECONNECT
+    watched(outages, 300.0)
+    outages.add_interval(300.0, 320.0, False)
+    assert outages.add_interval(320.0, 321.0, False)
+    assert not outages.add_interval(321.0, 322.0, True)
+    assert not outages.add_interval(322.0, 323.0, False), "it is over"
+
+
+def test_of_outages_that_follow_one_another_soon_only_the_first_gives_time_to_connect() -> None:
+    outages = Outages()
+    watched(outages, 100.0)
+    assert grace(outages, 100.0, 105.0) == RECONNECT
+    assert grace(outages, 118.0, 134.0) == 0.0
+    assert grace(outages, 135.0 + APART - 20.0, 135.0 + APART + 40.0) == RECONNECT
 
 
 def test_the_oldest_outage_is_forgotten() -> None:

@@ -116,6 +116,50 @@ def test_workers_that_do_not_return_are_found_to_be_gone_a_moment_later_than_wit
     assert seconds_until_active(down) <= seconds_until_active(0.0) + RECONNECT + EVERY
 
 
+@pytest.mark.parametrize("intervals", [(0.2,) * 10 + (2.1,), (0.4, 0.4, 0.4, 2.6), (0.2,) * 20 + (2.1,)])
+def test_workers_that_do_not_return_are_found_though_the_sidecar_stands_still_every_few_seconds(
+    intervals: tuple[float, ...],
+) -> None:
+    life = Life(replace(QUIET, drain_seconds=replace(QUIET.drain_seconds, overload=1e6)))
+    life.watch(20.0, behind(20, 1500))
+    since = life.consumer.at
+    for interval in intervals * 40:
+        life.see(interval)
+        if life.status is Status.ACTIVE:
+            break
+    assert life.status is Status.ACTIVE
+    assert life.consumer.at - since <= 2 * seconds_until_active(0.0)
+
+
+@pytest.mark.parametrize("every", [4.0, 12.0, 20.0])
+def test_an_overload_ends_though_the_sidecar_stands_still_every_few_seconds(every: float) -> None:
+    life = Life()
+    life.watch(20.0, behind(2, 1500))
+    assert life.status is Status.ACTIVE
+    fast, since, next_gap = behind(200, 0), life.consumer.at, life.consumer.at + every
+    while life.status is Status.ACTIVE:
+        if life.consumer.at >= next_gap:
+            for _ in range(10):  # the server and the workers go on
+                fast(life.consumer)
+            away(life, 2.1)
+            next_gap += every
+        life.watch(EVERY, fast)
+        assert life.consumer.at - since <= 25.0
+
+
+def test_messages_that_were_taken_just_before_an_outage_were_not_stuck_in_it() -> None:
+    life = Life()
+    life.watch(20.0, held(5, 0))
+    before = changes(life)
+    life.consumer.publish(40)
+    life.consumer.deliver(40)
+    away(life, 7.0)
+    life.watch(1.0)
+    life.consumer.ack(40)
+    life.watch(20.0, held(5, 0))
+    assert changes(life) == before
+
+
 def test_where_all_samples_are_rare_none_is_missing() -> None:
     life = Life()
     life.consumer.publish(1500)

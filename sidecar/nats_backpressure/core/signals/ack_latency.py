@@ -8,7 +8,7 @@ from copy import deepcopy
 from msgspec import Struct
 
 from nats_backpressure.core.model.samples import Sample
-from nats_backpressure.core.signals.outages import Outages
+from nats_backpressure.core.signals.outages import SHORTEST, Outages
 from nats_backpressure.core.signals.quantiles import LATENCY_SPAN, NO_QUANTILES, Quantiles
 from nats_backpressure.core.signals.rate_window import RATE_SPAN, IntervalCounts, RateWindow
 from nats_backpressure.protocol.values import LatencySource
@@ -143,8 +143,10 @@ class AckLatency:
         if self.working == 0:
             self._inflight_since, self._rise_seen, self._unheld_at = None, True, now
         elif last is None or self._inflight_since is None:
-            # Whatever is in flight was delivered at the newest delivery or before: the stall is at least this long.
-            self._inflight_since = now - (sample.since_delivery or 0.0)
+            # Whatever is in flight was delivered at the newest delivery or before: the stall is at least this long. A
+            # delivery is seen soon, unless nobody could look.
+            longest = math.inf if last is None else SHORTEST
+            self._inflight_since = now - min(sample.since_delivery or 0.0, longest)
             self._rise_seen = last is not None
 
     def latency(self, sample: Sample, window: RateWindow, flow: IntervalCounts, all_returned: bool) -> Latency:

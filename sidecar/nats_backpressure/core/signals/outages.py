@@ -7,11 +7,16 @@ import math
 
 SHORTEST = 2.0
 """Seconds between two samples up to which they are as usual."""
+FADES = 10.0
+"""Seconds in which what was usual is forgotten by half."""
 UNUSUAL = 2.0
 """Times as long as usual that an outage takes at least: where all samples are rare, none is missing."""
 RECONNECT = 3.0
 """Seconds after an outage in which a worker that has done nothing yet may still be on its way: clients of NATS try to
 connect every two seconds."""
+APART = 30.0
+"""Seconds from the end of an outage to that of the next one after which workers get this time again: where a machine
+stands still every few seconds, those that hang are found nevertheless."""
 REMEMBERED = 4
 """Outages of one consumer; the oldest goes, and counts as seen then."""
 
@@ -19,31 +24,29 @@ REMEMBERED = 4
 class Outages:
     """The last outages of one consumer. All times are monotonic, in seconds."""
 
-    __slots__ = ("_all", "_seen_at", "_usual")
+    __slots__ = ("_all", "_back_at", "_usual", "ended_at")
 
     def __init__(self) -> None:
         self._all: tuple[tuple[float, float], ...] = ()
-        self._seen_at = -math.inf
-        """When the first sample after the last outage came."""
-        self._usual = 0.0
-        """The longest time between two samples lately; half as long after each one."""
-
-    @property
-    def ended_at(self) -> float:
-        """When the last one was over."""
-        return self._all[-1][1] if self._all else -math.inf
+        self._usual = SHORTEST
+        """The longest time between two samples lately."""
+        self._back_at = self.ended_at = -math.inf
+        """When the last one ended after which workers had time to connect, and when that was over too."""
 
     def add_interval(self, since: float, until: float, moved: bool) -> bool:
         """Whether the time between two samples belongs to an outage; `moved`: whether a worker did something in it."""
         begins, time = self.may_be_outage(since, until), until - since
-        self._usual = max(time, self._usual / 2)
+        self._usual = max(time, self._usual * 0.5 ** (time / FADES))
         if begins:
-            self._all, self._seen_at = (*self._all[1 - REMEMBERED :], (since, until)), until
-            return True
-        if since == self.ended_at and not moved and until - self._seen_at <= RECONNECT:
+            self._all = (*self._all[1 - REMEMBERED :], (since, until))
+            if until - self._back_at >= APART:
+                self._back_at = self.ended_at = until
+        elif since == self.ended_at and not moved and until - self._back_at <= RECONNECT:
             self._all = (*self._all[:-1], (self._all[-1][0], until))
-            return True
-        return False
+            self.ended_at = until
+        else:
+            return False
+        return True
 
     def may_be_outage(self, since: float, until: float) -> bool:
         """Whether it is unusual that no sample came for so long."""

@@ -286,7 +286,6 @@ class ConsumerTracker:
         if not self._latency.outages.add_interval(since, until, moved):
             return False
         self._diagnosis.skip(until - since)
-        self._flow.clear()
         return True
 
     def _count(self, last: Sample, sample: Sample, had: int, seen: bool) -> None:

@@ -17,8 +17,9 @@ def with_left_epoch(before: SubjectState, state: SubjectState) -> SubjectState:
     was, record = before.record, state.record
     if was is None or before.unstored or (record is not None and record.epoch == was.epoch):
         return state
-    others = [(epoch, seq) for epoch, seq in state.left_epochs if epoch != was.epoch]
-    return replace(state, left_epochs=(*others[1 - REMEMBERED :], (was.epoch, was.seq)))
+    others = dict(state.left_epochs)
+    reached = max(was.seq, others.pop(was.epoch, 0))
+    return replace(state, left_epochs=(*tuple(others.items())[1 - REMEMBERED :], (was.epoch, reached)))
 
 
 def is_left_behind(state: SubjectState, record: Record) -> bool:
