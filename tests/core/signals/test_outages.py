@@ -71,6 +71,21 @@ def test_of_outages_that_follow_one_another_soon_only_the_first_gives_time_to_co
     assert grace(outages, 135.0 + APART - 20.0, 135.0 + APART + 40.0) == RECONNECT
 
 
+def test_a_first_reply_that_was_late_does_not_end_the_outage() -> None:
+    outages = Outages()
+    watched(outages, 100.0)
+    assert outages.add_interval(100.0, 157.0, False)
+    assert grace(outages, 157.0, 160.0) == RECONNECT
+    assert outages.seen(99.0, 164.0) == pytest.approx(2.0)
+
+
+def test_samples_that_become_rare_are_an_outage_twice_at_most() -> None:
+    outages = Outages()
+    watched(outages, 100.0)
+    found = [outages.add_interval(100.0 + 5.0 * n, 105.0 + 5.0 * n, True) for n in range(20)]
+    assert sum(found) <= 2
+
+
 def test_the_oldest_outage_is_forgotten() -> None:
     outages = Outages()
     for n in range(REMEMBERED + 1):

@@ -14,6 +14,9 @@ UNUSUAL = 2.0
 RECONNECT = 3.0
 """Seconds after an outage in which a worker that has done nothing yet may still be on its way: clients of NATS try to
 connect every two seconds."""
+LATE = 5.0
+"""Seconds by which the first reply after an outage may have come later than it seems: it waited for the server, and
+counts as old as it may be. What follows it at once belongs to the outage too."""
 APART = 30.0
 """Seconds from the end of an outage to that of the next one after which workers get this time again: where a machine
 stands still every few seconds, those that hang are found nevertheless."""
@@ -24,26 +27,30 @@ REMEMBERED = 4
 class Outages:
     """The last outages of one consumer. All times are monotonic, in seconds."""
 
-    __slots__ = ("_all", "_back_at", "_usual", "ended_at")
+    __slots__ = ("_all", "_back_at", "_connected_by", "_usual", "ended_at")
 
     def __init__(self) -> None:
         self._all: tuple[tuple[float, float], ...] = ()
         self._usual = SHORTEST
         """The longest time between two samples lately."""
-        self._back_at = self.ended_at = -math.inf
-        """When the last one ended after which workers had time to connect, and when that was over too."""
+        self._back_at = self._connected_by = self.ended_at = -math.inf
+        """Of the last one after which workers had time to connect: the first sample, the end of that time, and when
+        both were over."""
 
     def add_interval(self, since: float, until: float, moved: bool) -> bool:
         """Whether the time between two samples belongs to an outage; `moved`: whether a worker did something in it."""
         begins, time = self.may_be_outage(since, until), until - since
         self._usual = max(time, self._usual * 0.5 ** (time / FADES))
-        if begins:
+        late = since == self._back_at and SHORTEST < time <= LATE
+        if begins and not late:
             self._all = (*self._all[1 - REMEMBERED :], (since, until))
             if until - self._back_at >= APART:
                 self._back_at = self.ended_at = until
-        elif since == self.ended_at and not moved and until - self._back_at <= RECONNECT:
+                self._connected_by = until + RECONNECT
+        elif late or (since == self.ended_at and not moved and until <= self._connected_by):
             self._all = (*self._all[:-1], (self._all[-1][0], until))
             self.ended_at = until
+            self._connected_by = until + RECONNECT if late else self._connected_by
         else:
             return False
         return True
