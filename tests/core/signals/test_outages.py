@@ -79,11 +79,21 @@ def test_a_first_reply_that_was_late_does_not_end_the_outage() -> None:
     assert outages.seen(99.0, 164.0) == pytest.approx(2.0)
 
 
-def test_samples_that_become_rare_are_an_outage_twice_at_most() -> None:
+def test_an_outage_that_follows_a_long_one_is_one_too() -> None:
     outages = Outages()
     watched(outages, 100.0)
-    found = [outages.add_interval(100.0 + 5.0 * n, 105.0 + 5.0 * n, True) for n in range(20)]
-    assert sum(found) <= 2
+    outages.add_interval(100.0, 160.0, True)
+    for n in range(70):
+        outages.add_interval(160.0 + 0.5 * n, 160.5 + 0.5 * n, True)
+    assert outages.add_interval(195.0, 203.0, True)
+
+
+@pytest.mark.parametrize("every", [5.0, 15.0, 60.0])
+def test_samples_that_become_rare_are_outages_only_at_first(every: float) -> None:
+    outages = Outages()
+    watched(outages, 100.0)
+    found = [outages.add_interval(100.0 + every * n, 100.0 + every * (n + 1), True) for n in range(20)]
+    assert sum(found) <= 3 and not any(found[3:])
 
 
 def test_the_oldest_outage_is_forgotten() -> None:

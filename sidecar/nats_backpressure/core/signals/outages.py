@@ -39,8 +39,10 @@ class Outages:
 
     def add_interval(self, since: float, until: float, moved: bool) -> bool:
         """Whether the time between two samples belongs to an outage; `moved`: whether a worker did something in it."""
-        begins, time = self.may_be_outage(since, until), until - since
-        self._usual = max(time, self._usual * 0.5 ** (time / FADES))
+        time, longest = until - since, self._longest
+        begins = time > longest
+        # A single long outage makes no habit: the next one is an outage as well.
+        self._usual = max(min(time, 2 * longest), self._usual * 0.5 ** (time / FADES))
         late = since == self._back_at and SHORTEST < time <= LATE
         if begins and not late:
             self._all = (*self._all[1 - REMEMBERED :], (since, until))
@@ -57,7 +59,12 @@ class Outages:
 
     def may_be_outage(self, since: float, until: float) -> bool:
         """Whether it is unusual that no sample came for so long."""
-        return until - since > max(SHORTEST, UNUSUAL * self._usual)
+        return until - since > self._longest
+
+    @property
+    def _longest(self) -> float:
+        """Seconds between two samples up to which nobody was away."""
+        return max(SHORTEST, UNUSUAL * self._usual)
 
     def seen(self, since: float, until: float) -> float:
         """Seconds from the one to the other, without the outages between them."""
