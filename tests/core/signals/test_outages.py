@@ -105,13 +105,17 @@ def test_the_oldest_outage_is_forgotten() -> None:
     assert end - outages.seen(-10.0, end) == pytest.approx(-10.0 + 20.0 * REMEMBERED)
 
 
-def test_the_outage_is_in_no_ack_metric_that_is_compared_not_even_before_the_next_sample() -> None:
+@pytest.mark.parametrize("sampled", [False, True], ids=["before the next sample", "after one that seems to be old"])
+def test_the_outage_is_in_no_ack_metric_that_is_compared(sampled: bool) -> None:
     consumer = Consumer()
     consumer.publish(100)
     consumer.deliver(60)
     for _ in range(20):
         consumer.read(0.5)
     consumer.at += 40.0
+    if sampled:
+        late = replace(consumer.sample(), at=Now(consumer.at - 4.0, consumer.at - 4.0))
+        consumer.track.add_sample(late, consumer.look())
     for _ in range(30):
         consumer.track.ack_seen(41.0, 1, Now(consumer.at, consumer.at))
     consumer.ack(30)

@@ -105,7 +105,7 @@ class AckLatency:
         if self._all is NO_QUANTILES:
             self._all = self._current = Quantiles()
         began = now - seconds
-        outage = self.outages.may_be_outage(sampled_at, now)
+        outage = sampled_at == self.outages.ended_at or self.outages.may_be_outage(sampled_at, now)
         until = max(began, min(sampled_at, now)) if outage else now
         missed = now - until + self.outages.unseen(began, until)
         is_of_now = began >= self.idle_at
