@@ -802,3 +802,31 @@ def test_one_that_does_not_acknowledge_works_as_fast_as_it_takes() -> None:
         consumer.inflight = 0  # and no time of an ack
         read = consumer.read()
     assert read.ack_rate and read.drain is not None
+
+
+BORN = "2026-11-27T20:26:13.296414572Z"
+
+
+@pytest.mark.parametrize(
+    ("created", "deliveries", "is_other"),
+    [
+        pytest.param("2026-11-27T20:26:13.296523474Z", 0, False, id="a server before 2.12 has restarted"),
+        pytest.param("2026-11-27T20:26:15.1Z", 0, True, id="created later"),
+        pytest.param("2026-11-27T20:26:13.9Z", -30, True, id="created at once, and begins anew"),
+    ],
+)
+def test_a_consumer_whose_creation_is_reported_a_moment_later_is_the_same(
+    created: str, deliveries: int, is_other: bool
+) -> None:
+    consumer = Consumer(created=BORN)
+    consumer.publish(60)
+    consumer.deliver(30)
+    for _ in range(30):
+        before = consumer.read()
+    consumer.created = created
+    consumer.given += deliveries
+    for _ in range(2):
+        reading = consumer.take()
+    assert isinstance(reading, Reading)
+    assert (reading.made != before.made) is is_other
+    assert (reading.diagnosed_for < before.diagnosed_for) is is_other

@@ -131,6 +131,8 @@ class ConsumerTracker:
         """The reading after this sample, or why it is not used yet. `look` was taken after the sample, or (`early`)
         before it, where a consumer was read by itself."""
         self._reports = reports
+        if self.last is not None:
+            sample = sample_checks.as_last(self.last, sample)
         if self.rest is not None:
             counted = self._losses.total
             if not early and self._is_repeated(sample, look) and not self.rest.full:
