@@ -1,5 +1,6 @@
 """Fixtures for every test: a real server and a client on it; and the rule that CI skips nothing."""
 
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import nats
 import pytest
+import structlog
 from hypothesis import is_hypothesis_test
 from nats.aio.client import Client
 
@@ -20,6 +22,17 @@ CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 exploring.register()
 
 StartServer = Callable[..., Awaitable[NatsServer]]
+
+
+@pytest.fixture
+def logs_as_before() -> Iterator[None]:
+    """For a test that sets up the logs in its own process: those after it would capture no debug lines."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    logging.captureWarnings(False)
+    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture

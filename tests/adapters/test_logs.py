@@ -8,7 +8,6 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,6 +26,8 @@ from nats_backpressure.adapters.logs import (
     set_up,
 )
 
+pytestmark = pytest.mark.usefixtures("logs_as_before")
+
 SEED = "SUAEL6RG3WBX4CVPGVWCSIDIBVQYGZXKJQ3ZQ7VDXCYDUJ6NKWTQCWF7ZE"
 JWT = "eyJ0eXAiOiJqd3QifQ.eyJqdGkiOiJXIn0.c2lnbmF0dXJl"
 
@@ -34,15 +35,6 @@ JWT = "eyJ0eXAiOiJqd3QifQ.eyJqdGkiOiJXIn0.c2lnbmF0dXJl"
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
-    yield
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
-    root.handlers[:], root.level = handlers, level
 
 
 def lines(to: io.StringIO) -> list[dict[str, Any]]:

@@ -141,6 +141,7 @@ async def test_a_port_in_use_prints_one_line(server: NatsServer, tmp_path: Path)
     assert "Traceback" not in process.log
 
 
+@pytest.mark.usefixtures("logs_as_before")
 def test_a_crash_in_a_loop_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     async def crash(self: Service) -> None:
         raise RuntimeError("a bug")
