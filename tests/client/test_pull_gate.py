@@ -371,6 +371,49 @@ async def test_a_gate_that_left_asks_nothing_early(
 
 
 @pytest.mark.usefixtures("always_early")
+@pytest.mark.parametrize("end", ["unsubscribe", "leave", "client"])
+async def test_a_gate_that_ends_while_the_connection_is_down_asks_nothing_early(
+    server: NatsServer, nc: Client, subscription: Subscription, end: str
+) -> None:
+    """It cannot say that it leaves. A question would subscribe again, and nobody would end that."""
+    await publish(nc, 3)
+    async with FakeDecisionService(nc, grants(2)), BackpressureClient(nc, report_every=None) as client:
+        gate = PullGate(client, subscription, SUBJECT, batch_wait=30, grant_seconds=60)
+        await (await gate.fetch(1))[0].ack_sync()
+        first, last = await gate.fetch(2)
+        await server.kill()
+        await wait_until(lambda: nc.is_reconnecting, "the loss")
+        await (client.close() if end == "client" else getattr(gate, end)())
+        subscribed = len(nc._subs)
+        await first.ack()
+        await asyncio.sleep(0)
+        assert gate._questions._early is None and len(nc._subs) == subscribed and not last._ackd
+
+
+@pytest.mark.usefixtures("always_early")
+async def test_a_gate_that_ends_while_a_worker_pulls_asks_nothing_early_for_what_that_gets(
+    client: BackpressureClient, nc: Client, subscription: Subscription
+) -> None:
+    await publish(nc, 1)
+    gate = PullGate(client, subscription, SUBJECT, batch_wait=30, grant_seconds=60)
+    async with FakeDecisionService(nc, grants(1)) as service, asyncio.timeout(30):
+        await (await gate.fetch(1))[0].ack_sync()
+        fetching = asyncio.create_task(gate.fetch(1))
+        while not (await subscription.consumer_info()).num_waiting:
+            await asyncio.sleep(0.01)
+        await gate.leave()
+        asked = len(service.requests)
+        await publish(nc, 1)
+        messages = await fetching
+        assert gate._questions._early is None and len(service.requests) == asked
+        await messages[0].ack_sync()
+        await publish(nc, 1)
+        held = await gate.fetch(1)
+        assert gate._questions._early is not None, "it is used again"
+        del held
+
+
+@pytest.mark.usefixtures("always_early")
 async def test_who_pulls_side_by_side_asks_nothing_early(
     client: BackpressureClient, nc: Client, subscription: Subscription
 ) -> None:

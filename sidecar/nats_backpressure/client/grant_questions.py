@@ -90,7 +90,7 @@ class GrantQuestions:
             await asyncio.wait({early})
         await self._held.acks.are_counted()  # else another may pull its part beside them
         await self._ask(1, leaving=True)
-        self._unused, self._answered = 0, False  # and nothing early, until a fetch asks
+        self._unused = 0
 
     async def _early_grant(self, batch: int, deadline: float) -> Grant | None:
         """What is left of an early grant, without what is not acknowledged after all."""

@@ -74,7 +74,7 @@ class PullGate:
         )
         self._questions = GrantQuestions(decide, self._held, lambda: self._pulls.kept, grant_seconds)
         self._batch, self._returned, self._returned_at = 0, 0, -math.inf
-        """The last fetch: what it asked for, how many it returned, and when."""
+        """The last fetch: what it asked for (0: the gate left since), how many it returned, and when."""
         self._per_message: deque[float] = deque(maxlen=MEASURED)
         """Seconds that the worker took for each of those before, of the last fetches."""
         self._early_timer: asyncio.TimerHandle | None = None
@@ -129,6 +129,7 @@ class PullGate:
         """Give the gate's part of the mark to other gates: this one asks no more, or as a new one. Closing the client
         does that, too. Without it the sidecar notices within seconds."""
         nc = self._subscription._nc
+        self._batch = 0
         self._cancel_early_timer()
         if self._inbox.is_open and not self._turn.locked() and nc.is_connected and not nc.is_draining:
             async with self._turn:
@@ -215,7 +216,7 @@ class PullGate:
     def _ask_early(self) -> None:
         """Now, or once the last message should soon be done."""
         self._cancel_early_timer()
-        if not self._per_message:
+        if not self._per_message or not self._batch:
             return
         if self._per_message[-1] <= EARLY_BELOW:
             self._ask_at_last_message()
