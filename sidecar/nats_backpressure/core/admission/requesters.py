@@ -101,7 +101,8 @@ class Requesters:
         self._forget(reading, now)
         report = self._reports.pop(requester, None)
         n = max(0, asked.n - asked.ahead)
-        if self._wanting.ask(requester, n, held, asked.unused, now) or report is None:
+        changes = self._wanting.ask(requester, n, held, asked.unused, now, ahead=asked.ahead > 0)
+        if changes or report is None:
             self._forget_parts()
         self._reports[requester] = _Report(held, asked.ahead, held + n, now)
         self._add(held - (report.most if report else 0), now)

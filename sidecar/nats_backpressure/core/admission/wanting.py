@@ -28,8 +28,10 @@ class _Known(Struct, gc=False):
     """What it reported to hold, and what it was granted since."""
     per_message: float
     """Seconds that it took for one when it last pulled any, with its wait for the first."""
-    granted: bool = False
-    """Whether it was granted any since."""
+    since: float
+    """Since when it works on those that it took as long for as is measured next."""
+    had: int
+    """How many it had then."""
     left: bool = False
     """Whether it asks no more, and one that is not known may take its place."""
 
@@ -43,13 +45,17 @@ class Wanting:
         self._known: dict[str, _Known] = {}
         """The one that asked least recently first."""
 
-    def ask(self, requester: str, n: int, held: int, unused: int, now: float) -> bool:
-        """Returns whether this changes at once what each may have: it wanted nothing until now, or less."""
+    def ask(self, requester: str, n: int, held: int, unused: int, now: float, *, ahead: bool = False) -> bool:
+        """Returns whether this changes at once what each may have: it wanted nothing until now, or less. `ahead`: it
+        works on what it had, and asks again when that is done, unless it is granted any."""
         known = self._known.pop(requester, None)
-        per_message = 0.0
+        per_message, since, had = 0.0, now, held
         if known is not None:
-            per_message = _per_message(known, known.has - unused, now)
-        self._known[requester] = _Known(now, held + n, held, per_message)
+            done = known.had - unused
+            per_message = (now - known.since) / done if done > 0 else known.per_message
+            if ahead:
+                since, had = known.since, done
+        self._known[requester] = _Known(now, held + n, held, per_message, since, had)
         if len(self._known) > MOST_REQUESTERS:
             del self._known[next(iter(self._known))]
         return known is None or held + n > known.wants or now >= known.until
@@ -57,7 +63,7 @@ class Wanting:
     def leave(self, requester: str, now: float) -> None:
         """It asks no more. Its part is kept for a moment for one that takes its place."""
         if (known := self._known.pop(requester, None)) is not None:
-            self._known[requester] = _Known(now, known.wants, 0, 0.0, left=True)
+            self._known[requester] = _Known(now, known.wants, 0, 0.0, now, 0, left=True)
 
     def takes_place(self, now: float) -> bool:
         """Whether one that is not known takes the place of one that left: just now, or of the last one of all. Then
@@ -70,14 +76,15 @@ class Wanting:
 
     def grant(self, requester: str, n: int) -> None:
         if (known := self._known.get(requester)) is not None:
-            known.has, known.granted = known.has + n, True
+            known.has += n
+            known.since, known.had = known.at, known.has
 
     def limit(self, before: float, inflight: int) -> None:
         """Who asked last before that moment has no more than is in flight."""
         for known in self._known.values():
             if known.at >= before:
                 return
-            known.has = min(known.has, inflight)
+            known.has, known.had = min(known.has, inflight), min(known.had, inflight)
 
     def is_known(self, requester: str, now: float) -> bool:
         return (known := self._known.get(requester)) is not None and not known.left and now - known.at < KNOWN_FOR
@@ -87,9 +94,3 @@ class Wanting:
 
     def any(self, now: float) -> bool:
         return any(now < known.until for known in reversed(self._known.values()))
-
-
-def _per_message(known: _Known, had: int, now: float) -> float:
-    """Where it was refused, it may have asked just before it was done: then it took longer than since that question."""
-    took = (now - known.at) / had if had > 0 else known.per_message
-    return took if known.granted else max(took, known.per_message)
