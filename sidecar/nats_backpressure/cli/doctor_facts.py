@@ -80,14 +80,18 @@ class _Gathering:
 
     async def add_to(self, facts: Facts) -> Facts:
         try:
-            needed = sidecar(self._installation())
-            facts = replace(facts, server=await self._reader.server())
-            facts = replace(facts, rights=await self._reader.rights(needed.publish, needed.subscribe))
-            await self._presences.start(self._connection.client())
-            listed = await self._observer.streams()
-            facts = replace(facts, all_streams=listed.complete or listed.named, missing=listed.missing)
-            facts = await self._with_streams(facts, listed)
-            return replace(facts, replicas=await self._presences.marks()) if is_running(facts) else facts
+            with self._connection.errors():
+                needed = sidecar(self._installation())
+                facts = replace(facts, server=await self._reader.server())
+                facts = replace(facts, rights=await self._reader.rights(needed.publish, needed.subscribe))
+                await self._presences.start(self._connection.client())
+                listed = await self._observer.streams()
+                facts = replace(facts, all_streams=listed.complete or listed.named, missing=listed.missing)
+                facts = await self._with_streams(facts, listed)
+                if is_running(facts):
+                    facts = replace(facts, replicas=await self._presences.marks())
+                    self._connection.client()  # else some were not heard
+                return facts
         except Unavailable as error:  # JetStream does not answer, or the connection was lost meanwhile
             return replace(facts, unlisted=self._reader.failure(error))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from nats_backpressure.adapters.nats.credentials import BadCredentials, explain
 from nats_backpressure.adapters.nats.denied_rights import Denied
@@ -100,13 +101,14 @@ class ServiceClient:
             if not queue.full():
                 queue.put_nowait(message)
 
-        subscriptions = [await client.subscribe(subject, cb=put) for subject in subjects]
+        subscriptions: list[Subscription] = []
         end = asyncio.ensure_future(client.ended.wait())
         end.add_done_callback(lambda done: None if done.cancelled() or queue.full() else queue.put_nowait(None))
         try:
-            try:  # a round trip: now the server has them, and has reported a missing permission
+            try:
+                subscriptions = [await client.subscribe(subject, cb=put) for subject in subjects]
                 async with asyncio.timeout(self._seconds):
-                    await settled(client)
+                    await settled(client)  # now the server has them, and has reported a missing permission
             except Exception as error:
                 raise Unavailable(self._no_answer(client, error)) from None
             if client.rights.subscriptions:
@@ -115,7 +117,7 @@ class ServiceClient:
         finally:
             end.cancel()
             for subscription in subscriptions:
-                if client.is_connected:
+                with suppress(nats.errors.Error):  # the connection may be gone
                     await subscription.unsubscribe()
 
     async def close(self) -> None:
@@ -142,11 +144,14 @@ class ServiceClient:
         return f"nobody answers {subject} at {self._where}: is JetStream enabled for this account?"
 
     def _no_answer(self, client: _Client, error: Exception) -> str:
-        if client.because:  # such as a missing permission, which the server reports apart from the request
-            return f"{self._where}: {client.because.removeprefix('nats: ')}"
+        because = client.because.removeprefix("nats: ")
+        if not client.is_connected:
+            return f"the connection to {self._where} was lost" + (because and f": {because}")
+        if because:  # such as a missing permission, which the server reports apart from the request
+            return f"{self._where}: {because}"
         if isinstance(error, TimeoutError):
             return f"no answer from {self._where} within {self._seconds:g} s"
-        return f"the connection to {self._where} was lost"
+        return f"{self._where}: {_explain(error)}"
 
 
 class _Client(PatchedClient):

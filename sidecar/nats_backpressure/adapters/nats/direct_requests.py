@@ -98,6 +98,7 @@ class DirectRequests:
         for reply, _, _ in self.waiting.values():
             if not reply.done():
                 reply.set_exception(nats.errors.ConnectionClosedError())
+                reply.exception()  # who asked may still be sending, and end with another error
 
     def _write(self, subject: str, inbox: str, payload: bytes) -> bool:
         """Write a request to the socket, without the task that nats-py has for that; False where anything is unusual:

@@ -106,7 +106,7 @@ class FactReader:
         return Failure(str(error), self._remedy(str(error)))
 
     async def server(self) -> Server:
-        """What the server says about itself. Raises Unavailable without a connection."""
+        """What the server says about itself. Raises Unavailable without a connection, and what nats-py raises."""
         client, nats = self._client(), self._settings.nats
         began = time.monotonic()
         await settled(client)
@@ -204,13 +204,14 @@ class FactReader:
 
     async def rights(self, publish: Sequence[str], subscribe: Sequence[str]) -> tuple[Right, ...]:
         """Whether the server lets us publish and subscribe to these. Each is tried with a message that no API and no
-        stream takes. Raises Unavailable without a connection."""
+        stream takes. Raises Unavailable without a connection, and what nats-py raises."""
         client = self._client()
         tried = {subject: _literal(subject) for subject in publish}
         for subject in tried.values():
             await client.publish(subject, TRIAL_PAYLOAD, reply=client.new_inbox(), headers=NEVER_STORED)
         subscriptions = [await client.subscribe(subject, cb=_ignore) for subject in subscribe]
         await settled(client)  # the server has reported what it refuses
+        self._client()  # else nothing was refused because nothing was tried
         refused = set(client.rights.subscriptions.values())
         rights = [Right("publish", right, client.rights.denies(subject) is None) for right, subject in tried.items()]
         rights += [Right("subscribe", subject, subject not in refused) for subject in subscribe]

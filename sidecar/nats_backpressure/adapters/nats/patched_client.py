@@ -203,6 +203,7 @@ class PatchedClient(NatsClient):
 
     async def on_end(self) -> None:
         self.ended.set()
+        self.requests.end_all()
 
     def abandon(self) -> None:
         """Release what nats-py's own close leaves behind where it fails or hangs: tasks, and the socket."""

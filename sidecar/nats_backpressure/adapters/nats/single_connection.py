@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import nats.errors
 from nats.aio.msg import Msg
 
 from nats_backpressure.adapters.nats.credentials import explain
@@ -51,6 +54,20 @@ class SingleConnection:
             raise
         except Exception as error:  # a client that closes meanwhile raises many types
             raise Unavailable(f"{subject}: {explain(error)}") from error
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """For what uses the client itself: raises Unavailable for what nats-py raises, which is of many types where the
+        connection is lost meanwhile."""
+        try:
+            yield
+        except Unavailable:
+            raise
+        except Exception as error:
+            if self._client.is_connected and not isinstance(error, nats.errors.Error):
+                raise
+            self.client()
+            raise Unavailable(explain(error)) from error
 
     async def close(self) -> None:
         await discard(self._client)
