@@ -211,6 +211,22 @@ def test_a_server_that_is_away_is_an_error_with_its_cost(tmp_path: Path, monkeyp
     assert second.startswith("warning  environment") and "NATS_URL" in second
 
 
+async def test_what_a_sidecar_creates_just_now_is_no_error(
+    start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nats_backpressure.cli.doctor_facts.CREATED_WITHIN", 30.0)
+    server = await start_server(ACCOUNTS)
+    doctor = Doctor(server, tmp_path)
+    async with await nats.connect(server.url, user="full", password="p") as nc:
+        async with Sidecar(tmp_path, server.url.replace("://", "://full:p@"), UNHURRIED) as sidecar:
+            await sidecar.observing()
+            await nc.jetstream().delete_stream("BACKPRESSURE_EVENTS")
+            assert "resources" not in await doctor.findings("full", None)
+        await nc.jetstream().delete_stream("BACKPRESSURE_EVENTS")
+        (missing,) = (await doctor.findings("full", None))["resources"]
+        assert missing["level"] == "note", "the sidecar has just stopped, and creates it when it starts"
+
+
 async def test_replicas_with_different_settings_files_are_named(start_server: StartServer, tmp_path: Path) -> None:
     server = await start_server(ACCOUNTS)
     url, doctor = server.url.replace("://", "://full:p@"), Doctor(server, tmp_path)

@@ -491,8 +491,15 @@ def test_an_installation_whose_sidecar_does_not_run_is_told(quiet: float | None,
 
 def test_replicas_that_judge_by_different_policies_are_a_note() -> None:
     assert found("heartbeat", replicas={"m1": ("r1", "r3")}) == []
-    ((level, problem, _, _),) = found("heartbeat", replicas={"m1": ("r1", "r3"), "m2": ("r2",)})
+    ((level, problem, _, remedy),) = found("heartbeat", replicas={"m1": ("r1", "r3"), "m2": ("r2",)})
     assert (level, problem) == ("note", "replicas of the name backpressure judge by different policies: r1, r3; r2")
+    assert remedy.startswith("nothing while a settings file is rolled out; else give all ")
+
+
+def test_what_a_sidecar_that_has_just_stopped_would_create_is_a_note() -> None:
+    """Its heartbeat is some seconds old."""
+    (missing,) = [each for each in examine(replace(FINE, own=own(0, exists=False))) if each.check == "resources"]
+    assert (missing.level, missing.problem) == ("note", "BACKPRESSURE_EVENTS does not exist")
 
 
 def test_more_copies_than_servers_are_an_error_before_the_streams_are_made() -> None:
@@ -563,7 +570,11 @@ LACKING: dict[str, tuple[dict[str, Any], str, str]] = {
         "nats stream edit TAKEN --subjects ...; or give this installation another `name`",
     ),
     "the account is full": ({"account": Account(streams=3, max_streams=3)}, "cannot be created", "see `account`"),
-    "a sidecar runs": ({}, "though a sidecar that creates it has run within 14 s", "`resources.refused`"),
+    "a sidecar runs": (
+        {"replicas": {"m": ("r2", "r1")}},
+        "sidecar that creates it runs: r1, r2",
+        "`resources.refused`",
+    ),
 }
 MISSING_COSTS = ("no event is published", "no state and no event can be stored", "only the policies of the file")
 
@@ -574,9 +585,6 @@ def test_a_stream_that_no_sidecar_can_create_says_why_and_costs_what_is_lost(lac
     changes, why, remedy = LACKING[lacking]
     findings = examine(replace(FINE, own=own(n, exists=False), **changes))
     (missing,) = [each for each in findings if each.check == "resources"]
-    if lacking == "a sidecar runs" and n == 1:  # without the bucket there is no heartbeat
-        assert missing.level == "note"
-        return
     assert missing.level == ("warning" if OWN[n].optional else "error")
     assert missing.problem.startswith(f"{OWN[n].name} does not exist, ") and why in missing.problem
     assert remedy in missing.remedy and "start the sidecar" not in missing.remedy

@@ -34,6 +34,9 @@ from nats_backpressure.runtime.ports import Unavailable
 
 NOT_SHOWN = "start the servers that have them: `nats server report jetstream` shows which are away"
 """What to do where the server leaves consumers out of a list."""
+CREATED_WITHIN, READ_EVERY = 3.0, 0.5
+"""Seconds within which a sidecar that runs has created what is missing, which it looks for once a second; and between
+two looks for that."""
 AT_ONCE = 8
 """Streams whose consumers are read at the same time."""
 
@@ -87,13 +90,21 @@ class _Gathering:
                 await self._presences.start(self._connection.client())
                 listed = await self._observer.streams()
                 facts = replace(facts, all_streams=listed.complete or listed.named, missing=listed.missing)
-                facts = await self._with_streams(facts, listed)
-                if is_running(facts):
-                    facts = replace(facts, replicas=await self._presences.marks())
-                    self._connection.client()  # else some were not heard
-                return facts
+                return await self._with_replicas(await self._with_streams(facts, listed))
         except Unavailable as error:  # JetStream does not answer, or the connection was lost meanwhile
             return replace(facts, unlisted=self._reader.failure(error))
+
+    async def _with_replicas(self, facts: Facts) -> Facts:
+        """The replicas that run. What these lack may be what they create just now: it is read again for a while."""
+        if not is_running(facts) and not _lacks_any(facts):
+            return facts
+        facts = replace(facts, replicas=await self._presences.marks())
+        self._connection.client()  # else some were not heard
+        until = time.monotonic() + (CREATED_WITHIN if self._settings.publish.manage_resources else 0.0)
+        while facts.replicas and _lacks_any(facts) and time.monotonic() < until:
+            await asyncio.sleep(READ_EVERY)
+            facts = replace(facts, own=await self._reader.own_streams())
+        return facts
 
     async def _entries(self) -> tuple[dict[str, PolicyValue], Failure | None]:
         """What the policy bucket has. A sidecar without the right to a consumer there reads it another way."""
@@ -181,3 +192,8 @@ class _Gathering:
         if reading.unread:
             return consumers, f"their list lacks {names(sorted(reading.unread))}"
         return consumers, "" if reading.whole else "their list could not be read whole"
+
+
+def _lacks_any(facts: Facts) -> bool:
+    """Whether any of our streams does not exist."""
+    return any(not stream.exists and stream.failure is None for stream in facts.own)

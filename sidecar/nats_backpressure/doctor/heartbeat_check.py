@@ -40,8 +40,8 @@ def _different(facts: Facts) -> Iterator[Finding]:
             f"replicas of the name {facts.settings.name} judge by different policies: {groups}",
             "what is stored follows those that wrote it; of `get.status` and metrics the marks, the pressure and the "
             "levels follow the replica that answers",
-            "give all of them the same settings file and version; where they have, correct what `policies` below names "
-            "and restart them",
+            "nothing while a settings file is rolled out; else give all of them the same settings file and version; "
+            "where they have, correct what `policies` below names and restart them",
         )
 
 
