@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
 from nats.aio.client import Client
+from nats.js.errors import NotFoundError
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats import event_publisher
@@ -16,6 +19,7 @@ from nats_backpressure.adapters.nats.api import ApiError, JetStreamApi, Message
 from nats_backpressure.adapters.nats.api_types import PubAck
 from nats_backpressure.adapters.nats.event_publisher import JetStreamEventPublisher
 from nats_backpressure.adapters.nats.resources import Resources
+from nats_backpressure.policy.schema import Rejection
 from nats_backpressure.protocol.subjects import encode
 from nats_backpressure.protocol.values import EventType, Status
 from nats_backpressure.runtime.ports import PublishConflict, Unavailable, Unpublishable
@@ -280,6 +284,70 @@ async def test_a_stream_that_gives_no_answer_is_none_without_events(before: int,
     with pytest.raises(Unavailable) as raised:
         await publisher_on(_FailsLater(before, error)).last(SUBJECT)
     assert raised.value is error
+
+
+class _Overtaken:
+    """The API as a publisher sees it; before the n-th request another one publishes."""
+
+    def __init__(self, js: JetStreamApi, n: int, other: Callable[[], Awaitable[None]]) -> None:
+        self._js, self._left, self._other = js, n, other
+
+    async def _turn(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            await self._other()
+
+    async def last(self, stream: str, subject: str) -> Message | None:
+        await self._turn()
+        return await self._js.last(stream, subject)
+
+    async def next(self, stream: str, subject: str, place: int) -> Message | None:
+        await self._turn()
+        return await self._js.next(stream, subject, place)
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> PubAck:
+        await self._turn()
+        return await self._js.publish(subject, payload, headers)
+
+
+@pytest.mark.parametrize("revision", [7, 8], ids=["the same", "a later one"])
+@pytest.mark.parametrize("before", ["nothing", "ours", "foreign"])
+async def test_a_rejection_that_another_replica_publishes_at_any_moment_is_stored_once(
+    nc: Client, before: str, revision: int
+) -> None:
+    """Under a key that is not watched: no state numbers these."""
+    refusals = {n: Rejection(f"created:{n}", (("pending.warn", "must not be above critical"),)) for n in (6, 7, 8)}
+    async with real(nc) as (connection, _, publisher):
+        for n in range(1, 8):
+            key = f"n{n}.>"
+            subject = NAMES.event(EventType.POLICY_REJECTED.value, key)
+            if before == "ours":
+                await publisher.publish_rejection(key, refusals[6], 1_800_000_000.0)
+            elif before == "foreign":
+                await nc.jetstream().publish(subject, b"{}")
+
+            async def other(key: str = key) -> None:
+                await publisher.publish_rejection(key, refusals[revision], 1_800_000_001.0)
+
+            js = _Overtaken(JetStreamApi(connection), n, other)
+            mine = JetStreamEventPublisher(js, NAMES, publisher._render)  # type: ignore[arg-type]
+            with suppress(Unavailable):
+                await mine.publish_rejection(key, refusals[7], 1_800_000_002.0)
+            await mine.publish_rejection(key, refusals[7], 1_800_000_003.0)
+            marks = await _marks(nc, subject)
+            assert "created:7" in marks or revision == 8
+            assert len(set(marks)) == len(marks), f"overtaken before request {n}: {marks}"
+
+
+async def _marks(nc: Client, subject: str) -> list[str]:
+    """The refused policies that are published there."""
+    marks, place, js = [], 1, nc.jetstream()
+    with suppress(NotFoundError):
+        while True:
+            message = await js.get_msg(NAMES.events_stream, place, subject=subject, next=True)
+            place = (message.seq or 0) + 1
+            marks.append(json.loads(message.data or b"").get("policy_revision", ""))
+    return marks
 
 
 class _CountedRequests:

@@ -125,12 +125,13 @@ class JetStreamEventPublisher:
 
     async def publish_rejection(self, subject: str, rejection: Rejection, at: float) -> None:
         """No state numbers the events of such a key: it gets the number after what was last published there."""
+        newest = await self._newest(self._names.event("*", subject))
+        epoch = (_read(newest, subject).epoch if newest else "") or NO_EPOCH
+        seq = await self._seq_at(newest, subject) + 1
+        # After the number: what another replica publishes from now on has that too, and is a conflict.
         last = await self._newest(self._names.event(EventType.POLICY_REJECTED.value, subject))
         if last is not None and is_replaced(rejection.mark, _read(last, subject).policy_revision):
             return
-        newest = await self._newest(self._names.event("*", subject))
-        epoch = (_read(newest, subject).epoch if newest else "") or NO_EPOCH
-        seq = await self._top(subject) + 1
         try:
             await self.publish(rejection_event(subject, rejection, at, seq, epoch))
         except PublishConflict:
