@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
@@ -65,7 +66,9 @@ class World:
 
 
 class TestSamples:
-    def test_what_samples_have_in_common_is_remembered_once(self) -> None:
+    @pytest.mark.parametrize("created", ["2026-11-27T20:26:13.9Z", "2026-11-27T20:26:13.9001Z"])
+    def test_what_samples_have_in_common_is_remembered_once(self, created: str) -> None:
+        """Also where a restarted server before 2.12 tells another creation from now on."""
         world = World()
 
         def config() -> ConsumerConfig:
@@ -76,9 +79,10 @@ class TestSamples:
             assert sample is not None
             return sample
 
-        world.read(config=config())
+        world.read(config=config(), created="2026-11-27T20:26:13.9Z")
         first = last()
-        world.read(config=config())
+        for _ in range(2):
+            world.read(config=config(), created=f"{created}")
         assert last() is not first
         assert (last().key, last().config) == (first.key, first.config)
         assert last().key is first.key and last().config is first.config and last().created is first.created

@@ -115,7 +115,7 @@ class RealWorld:
     ) -> None:
         self._subjects[name] = subjects
         config = _config(retention or Retention(max_msgs=max_msgs))
-        await self._api(f"STREAM.CREATE.{name}", name=name, subjects=subjects, storage="memory", **config | more)
+        await self._api(f"STREAM.CREATE.{name}", name=name, subjects=subjects, **{"storage": "memory"} | config | more)
 
     async def update_stream(self, name: str, retention: Retention) -> None:
         config = {"name": name, "subjects": self._subjects[name], "storage": "memory", **_config(retention)}

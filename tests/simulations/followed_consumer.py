@@ -19,6 +19,7 @@ from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 from nats_backpressure.runtime.observations import AckSeen, Hint, MaxDeliveries, Nak, Terminated
+from nats_backpressure.runtime.ports import Unavailable
 from tests.fakes.clock import FakeClock
 from tests.simulations.both_servers import SETTLES_WITHIN, Direct, RealWorld
 from tests.support.servers import NatsServer
@@ -85,6 +86,18 @@ class Following:
         while not holds(sample := await self.sample()):
             assert time.monotonic() < deadline, sample
             await asyncio.sleep(0.005)
+
+    async def until_connected(self) -> None:
+        """Wait until the server is there again."""
+        deadline = time.monotonic() + SETTLES_WITHIN
+        while True:
+            try:
+                await self.world.observer.consumers("S")
+                return
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
 
     async def received(self, kind: type[Hint]) -> None:
         """Wait until an advisory of this kind came."""

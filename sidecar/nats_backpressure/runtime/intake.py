@@ -11,7 +11,6 @@ from typing import Literal
 
 import structlog
 from msgspec import Struct
-from msgspec.structs import replace
 
 from nats_backpressure.core import watch_filter
 from nats_backpressure.core.model.reading import Reading
@@ -94,7 +93,7 @@ class Intake:
         member of already; `early`: the stream was looked at before the sample.
 
         Call `flush` after the last one of several: until then subjects with many members may miss some of them."""
-        key, sample = sample.key, self._with_known_parts(sample)
+        key = sample.key
         subjects = self._subjects(stream, sample)
         if not subjects:
             self._drop(stream, key)
@@ -204,17 +203,6 @@ class Intake:
         for key, carried in record.carried:
             if carried.handed_back and (tracker := self._trackers.get(key)) is not None:
                 tracker.take_stored(carried)
-
-    def _with_known_parts(self, sample: Sample) -> Sample:
-        """The sample with the name, creation time and configuration of the newest one before it, where these are equal:
-        several samples of a consumer are remembered, and what they have in common is a sixth of all memory."""
-        tracker = self._trackers.get(sample.key)
-        last = None if tracker is None else tracker.last
-        if last is None or last.config is sample.config:
-            return sample
-        if (last.created, last.config) != (sample.created, sample.config):
-            return sample
-        return replace(sample, key=last.key, created=last.created, config=last.config)
 
     def _subjects(self, stream: FollowedStream, sample: Sample) -> tuple[str, ...]:
         """The subjects a consumer counts under; found again only when what they depend on has changed."""

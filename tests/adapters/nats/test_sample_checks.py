@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from nats_backpressure.core.model.member import Carried
+from nats_backpressure.core.model.samples import Retention
+from nats_backpressure.core.signals.incarnations import marks_match
 from nats_backpressure.core.signals.tracker import ConsumerTracker
 from nats_backpressure.protocol.values import Diagnosis
 from nats_backpressure.runtime.observations import MaxDeliveries, Terminated
@@ -39,6 +42,26 @@ async def test_a_redelivery_counter_that_never_falls_is_not_a_redelivery_now(at:
     assert (await at.sample()).redelivered >= 1
     assert reading.redelivery_ratio == 0
     assert reading.capacity == pytest.approx(2.0, rel=0.2)
+
+
+async def test_a_consumer_is_the_same_after_a_restart_of_the_server(at: Following, server: NatsServer) -> None:
+    """Servers before 2.12 tell another creation time from their first restart on, and this goes on from there: in one
+    that lived through it, and in one that starts later."""
+    await at.world.add_stream("S", "s.>", storage="file", retention=Retention(max_age=3600.0))
+    await at.world.add_consumer(C)
+    await at.world.publish("S", "s.a", 60)
+    for _ in range(10):
+        await at.work(2)
+        before = await at.read()
+    created = (await at.sample()).created
+    await server.restart()
+    await at.until_connected()
+    assert ((await at.sample()).created != created) is (server.version < (2, 12))
+    assert (await at.read()).made == before.made
+    at.track = ConsumerTracker(carried=Carried(capacity=50.0, made=before.made))
+    started = await at.read()
+    assert marks_match(before.made, started.made) and started.capacity == 50.0
+    assert before.account and started.account and marks_match(before.account.kind, started.account.kind)
 
 
 async def test_a_terminated_message_is_no_ack(at: Following) -> None:

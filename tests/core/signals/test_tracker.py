@@ -13,8 +13,10 @@ from nats_backpressure.core.model.member import Carried
 from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.model.samples import ConsumerConfig, Retention, Sample, StreamLook
 from nats_backpressure.core.model.worker_reports import NO_REPORTS, WorkerReports
+from nats_backpressure.core.signals import incarnations
+from nats_backpressure.core.signals.incarnations import mark
 from nats_backpressure.core.signals.tracker import ConsumerTracker
-from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.timestamps import Now, parse_rfc3339
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis
 
 KEY = ConsumerKey("S", "c")
@@ -784,7 +786,7 @@ def test_poison_from_before_a_restart_is_diagnosed_for_another_minute() -> None:
 
 
 def test_what_was_stored_of_another_consumer_of_this_name_says_nothing_of_it() -> None:
-    carried = Carried(Diagnosis.POISON, 300.0, 50.0, handed_back=3, history=90, made=1)
+    carried = Carried(Diagnosis.POISON, 300.0, 50.0, handed_back=3, history=90, made=mark("another"))
     consumer = Consumer(track=ConsumerTracker(carried=carried))
     consumer.publish(100)
     consumer.deliver(3)
@@ -830,3 +832,66 @@ def test_a_consumer_whose_creation_is_reported_a_moment_later_is_the_same(
     assert isinstance(reading, Reading)
     assert (reading.made != before.made) is is_other
     assert (reading.diagnosed_for < before.diagnosed_for) is is_other
+
+
+LATER = "2026-11-27T20:26:13.296523474Z"
+
+
+def test_a_consumer_that_goes_back_after_its_creation_was_told_later_is_not_another_one() -> None:
+    """What is still told with the first creation, and what goes back with the second: it is moved, not recreated."""
+    consumer = Consumer(created=BORN)
+    consumer.publish(300)
+    worked(consumer)
+    before = consumer.read()
+    for consumer.created in (LATER, BORN, LATER):
+        assert consumer.read().made == before.made
+    consumer.given -= 50
+    assert consumer.take() == "a sequence went backwards"
+    assert consumer.read().made == before.made
+
+
+def test_one_that_was_created_again_is_told_apart_from_the_creation_that_was_told_later() -> None:
+    consumer = Consumer(created=BORN)
+    consumer.publish(300)
+    worked(consumer)
+    consumer.created = LATER
+    before = consumer.read()
+    consumer.created, consumer.given = "2026-11-27T20:26:13.9Z", 0
+    assert consumer.take() == "another incarnation of the consumer"
+    assert consumer.read().made != before.made
+    worked(consumer, rounds=5)
+    consumer.created, consumer.given = LATER, 0
+    assert consumer.take() == "another incarnation of the consumer"
+
+
+def test_a_creation_that_is_told_later_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def parse(text: str) -> float | None:
+        parsed.append(text)
+        return parse_rfc3339(text)
+
+    monkeypatch.setattr(incarnations, "parse_rfc3339", parse)
+    consumer = Consumer(created=BORN)
+    consumer.read()
+    for consumer.created in (LATER, LATER, BORN, LATER):
+        consumer.read()
+    assert parsed.count(LATER) == 1
+
+
+@pytest.mark.parametrize(
+    ("created", "taken"), [(BORN, 5), ("2026-11-27T20:26:13.297001Z", 5), ("2026-11-27T20:26:15.1Z", 0)]
+)
+def test_what_another_replica_stored_is_taken_where_it_was_told_another_creation_of_the_same(
+    created: str, taken: int
+) -> None:
+    other = Consumer(created=created)
+    consumer = Consumer(created=BORN)
+    for each in (consumer, other):
+        each.publish(5)
+        each.deliver(5)
+        reading = each.read()
+    consumer.track.take_stored(Carried(made=reading.made, delivered=5, handed_back=5))
+    assert consumer.read().handed_back == taken
+    started = Consumer(created=BORN, track=ConsumerTracker(carried=Carried(capacity=50.0, made=reading.made)))
+    assert (started.read().capacity == 50.0) is bool(taken)

@@ -8,6 +8,7 @@ import pytest
 
 from nats_backpressure.core.model.member import NOTHING_CARRIED, Carried, Latch, Latches, Member
 from nats_backpressure.core.model.reading import Account, Reading
+from nats_backpressure.core.signals.incarnations import mark
 from nats_backpressure.core.subject.record import CARRIED_LIMIT, Loss, Record
 from nats_backpressure.core.subject.restart_facts import (
     ACCOUNT_EVERY,
@@ -30,7 +31,13 @@ NOW = Now(1000.0, 1000.0)
 FOLLOWING = Policy(pending=PendingRule(10, 100, 1000, overload_seconds=5))
 
 
-def account(pending: int, given: int = 0, kind: int = 1) -> Account:
+BORN, TOLD_LATER, ANOTHER = (
+    mark(f"2026-11-27T20:26:{seconds}Z", "then") for seconds in ("13.999964145", "14.000073047", "15.2")
+)
+"""Marks of one consumer before and after the restart of an old server, and of one that was created again."""
+
+
+def account(pending: int, given: int = 0, kind: int = BORN) -> Account:
     return Account(kind, 0, given, pending, 0, 0)
 
 
@@ -69,15 +76,25 @@ def state(one: Member, stored: Carried = NOTHING_CARRIED, ago: float = CARRY_EVE
             id="a backlog of other messages",
         ),
         pytest.param(
-            state(member(account=account(100, kind=2)), Carried(account=account(100)), ACCOUNT_EVERY),
+            state(member(account=account(100, kind=ANOTHER)), Carried(account=account(100)), ACCOUNT_EVERY),
             True,
             id="another account",
         ),
+        pytest.param(
+            state(member(account=account(100, kind=TOLD_LATER)), Carried(account=account(100)), ACCOUNT_EVERY),
+            False,
+            id="the account of one that lived through a restart of an old server",
+        ),
         pytest.param(state(member(handed_back=1), ago=ACCOUNT_EVERY), True, id="a message that was handed back"),
         pytest.param(
-            state(member(handed_back=1, made=2), Carried(made=1, delivered=900, handed_back=5), ACCOUNT_EVERY),
+            state(member(handed_back=1, made=ANOTHER), Carried(made=BORN, delivered=900, handed_back=5), ACCOUNT_EVERY),
             True,
             id="one of a consumer that was created again",
+        ),
+        pytest.param(
+            state(member(handed_back=1, made=TOLD_LATER), Carried(made=BORN, handed_back=1), ACCOUNT_EVERY),
+            False,
+            id="one that is stored by one that lived through a restart of an old server",
         ),
         pytest.param(
             state(member(handed_back=1), Carried(handed_back=1), ACCOUNT_EVERY), False, id="one that is stored"
@@ -111,6 +128,12 @@ def test_a_loaded_diagnosis_stays_until_there_is_another() -> None:
     assert (carried_of(member(), before).diagnosis, carried_of(member(), before).diagnosed_for) == ("draining", 7.0)
     another = carried_of(member(lasting_diagnosis=Diagnosis.IDLE, diagnosed_for=1.0), before)
     assert (another.diagnosis, another.diagnosed_for) == ("idle", 1.0)
+
+
+@pytest.mark.parametrize(("made", "kept"), [(BORN, True), (TOLD_LATER, True), (ANOTHER, False)])
+def test_what_was_loaded_stays_for_the_same_consumer_only(made: int, kept: bool) -> None:
+    before = Carried(diagnosis=Diagnosis.DRAINING, made=BORN)
+    assert (carried_of(member(made=made), before).diagnosis is Diagnosis.DRAINING) is kept
 
 
 def test_a_loss_that_is_reported_now_is_stored_with_its_account() -> None:

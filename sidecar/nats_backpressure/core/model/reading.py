@@ -12,8 +12,8 @@ class Account(Struct, frozen=True, gc=False):
     """The state of counting one consumer's losses: a checkpoint that survives a restart."""
 
     kind: int
-    """A checksum of the incarnations of stream and consumer, the filters, and the rule by which newer messages replace
-    older ones: where it differs, other messages were counted."""
+    """A mark (`signals.incarnations`) of the incarnations of stream and consumer, the filters, and the rule by which
+    newer messages replace older ones: where it does not match, other messages were counted."""
     place: int
     """Stream sequence of the newest delivery."""
     given: int
@@ -69,7 +69,8 @@ class Reading(Struct, frozen=True, gc=False):
     acks_all: bool = False
     """Whether an ack is one of all messages before it, too."""
     made: int = 0
-    """A checksum of the creation of stream and consumer."""
+    """A mark (`signals.incarnations`) of the creation of stream and consumer: within one process it stays the same as
+    long as they do, and what another one stored of the same ones matches it."""
     delivered_consumer: int = 0
     waiting: int = 0
     """Pull requests that wait at the server."""

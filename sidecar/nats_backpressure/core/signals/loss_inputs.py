@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from zlib import crc32
-
 from nats_backpressure.core.model.reading import Account
 from nats_backpressure.core.model.samples import Retention, Sample, StreamLook
+from nats_backpressure.core.signals.incarnations import mark, marks_match
 
 
 def kind_of(sample: Sample, look: StreamLook) -> int:
-    """A checksum: equal where two samples count the same messages in the same way."""
+    """See `Account.kind`."""
     retention = look.retention or Retention()
     replaced = f"{retention.policy} {retention.replaces and retention.per_subject} {retention.rollup}"
-    what = (sample.created, look.created, replaced, *sorted(sample.config.filters))
-    return crc32("\n".join(what).encode(errors="replace"))
+    return mark(sample.created, look.created, replaced, *sorted(sample.config.filters))
 
 
 def fits(stored: Account, sample: Sample, look: StreamLook, kind: int) -> bool:
     """Whether a stored account can be of the same stream and consumer, earlier."""
     return (
-        stored.kind == kind
+        marks_match(stored.kind, kind)
         and stored.place <= sample.delivered_stream
         and stored.given <= sample.delivered_consumer
         and stored.last <= look.last_seq

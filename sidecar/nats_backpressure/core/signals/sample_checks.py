@@ -5,14 +5,8 @@ The tracker decides what happens then: the next sample must confirm it.
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from nats_backpressure.core.model.samples import Sample, StreamLook
-from nats_backpressure.protocol.timestamps import parse_rfc3339
-
-SAME_CREATION = 1.0
-"""Seconds by which the creation time of one consumer may differ: servers before 2.12 report it a tenth of a millisecond
-or so later after their first restart, since they store another clock reading than they report at first."""
+from nats_backpressure.core.signals.incarnations import may_be_one
 
 
 def impossible_reason(sample: Sample, look: StreamLook) -> str | None:
@@ -29,14 +23,9 @@ def _starts_later(sample: Sample) -> bool:
     return not sample.pending and not sample.inflight and sample.delivered_stream == sample.floor_stream
 
 
-def as_last(last: Sample, sample: Sample) -> Sample:
-    """The sample with the creation time of the last one, where both can be of one consumer."""
-    if sample.created == last.created:
-        return sample
-    was, now = parse_rfc3339(last.created), parse_rfc3339(sample.created)
-    if was is None or now is None or abs(now - was) >= SAME_CREATION or _went_backwards(last, sample):
-        return sample
-    return replace(sample, created=last.created)
+def is_one_consumer(last: Sample, sample: Sample) -> bool:
+    """Whether a sample with another creation time can be of the same consumer, later."""
+    return may_be_one(last.created, sample.created) and not _went_backwards(last, sample)
 
 
 def contradiction(last: Sample, sample: Sample, before: StreamLook, look: StreamLook) -> str | None:

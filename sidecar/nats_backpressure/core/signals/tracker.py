@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from zlib import crc32
 
 from msgspec.structs import replace
 
@@ -17,6 +16,7 @@ from nats_backpressure.core.signals.data_loss import LossAccount
 from nats_backpressure.core.signals.delayed_naks import DelayedNaks
 from nats_backpressure.core.signals.diagnosis import FULL
 from nats_backpressure.core.signals.evidence import Point, ReplyFacts
+from nats_backpressure.core.signals.incarnations import is_of_another, mark, marks_match
 from nats_backpressure.core.signals.lasting_diagnosis import DiagnosisTracker
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.signals.rate_window import ENOUGH_TIME, RATE_SPAN, Capacity, IntervalCounts, RateWindow
@@ -58,6 +58,7 @@ class ConsumerTracker:
         "_made",
         "_naks",
         "_reports",
+        "_told_later",
         "_unconfirmed",
         "last",
         "reading",
@@ -94,6 +95,8 @@ class ConsumerTracker:
         """The stream sequence up to which it reads messages older than itself; 0 if there are none, or none left."""
         self._naks = self._dropped = self._again = self._in_hand = 0
         """In hand: messages in flight that workers have, as far as known."""
+        self._told_later = ""
+        """Another creation time that the server told of this incarnation, last; see `incarnations.SAME_CREATION`."""
         self._losses = LossAccount(self._carried.account)
 
     def ack_seen(self, seconds: float, deliveries: int, now: Now, times: int = 1) -> None:
@@ -115,7 +118,7 @@ class ConsumerTracker:
 
     def take_stored(self, carried: Carried) -> None:
         """What another replica has stored of it while this one ran."""
-        if carried.delivered is not None and carried.made == self._made and self.last is not None:
+        if carried.delivered is not None and marks_match(carried.made, self._made) and self.last is not None:
             self._delayed_naks.take_stored(carried.handed_back, carried.delivered, self.last)
 
     def dropped_seen(self, now: Now, times: int = 1) -> None:
@@ -131,8 +134,7 @@ class ConsumerTracker:
         """The reading after this sample, or why it is not used yet. `look` was taken after the sample, or (`early`)
         before it, where a consumer was read by itself."""
         self._reports = reports
-        if self.last is not None:
-            sample = sample_checks.as_last(self.last, sample)
+        sample = self._with_known_parts(sample)
         if self.rest is not None:
             counted = self._losses.total
             if not early and self._is_repeated(sample, look) and not self.rest.full:
@@ -155,6 +157,21 @@ class ConsumerTracker:
         if repeated and self._is_steady(reading, look):
             self.rest = Rest(sample.at.mono, self._diagnosis.evidence.points[-1].at)
         return reading
+
+    def _with_known_parts(self, sample: Sample) -> Sample:
+        """The sample with the name, creation time and configuration of the newest one before it, where these say the
+        same: several samples are remembered, and what they have in common is a sixth of all memory."""
+        last = self.last
+        if last is None:
+            return sample
+        if sample.created not in (last.created, self._told_later):
+            if not sample_checks.is_one_consumer(last, sample):
+                return sample
+            self._told_later = sample.created
+        elif last.config is sample.config and last.created == sample.created:
+            return sample
+        config = last.config if last.config == sample.config else sample.config
+        return replace(sample, key=last.key, created=last.created, config=config)
 
     def _is_repeated(self, sample: Sample, look: StreamLook) -> bool:
         """Whether a sample of a consumer with nothing to do says the same as the last one, soon after it."""
@@ -222,13 +239,13 @@ class ConsumerTracker:
         self.last, self._look = sample, look
 
     def _start(self, sample: Sample, look: StreamLook) -> None:
-        self._made = _made(sample, look)
+        self._made = mark(sample.created, look.created)
         self._history = self._held if sample.pending and self._held <= look.last_seq else 0
 
     def _resume(self, sample: Sample, look: StreamLook) -> None:
         """Continue with what was stored before a restart, at the first sample."""
         before = self._carried
-        if before.made not in (0, self._made):  # of another incarnation; its account says that itself
+        if is_of_another(before.made, self._made):  # of another incarnation; its account says that itself
             self._diagnosis, self._capacity, self._delayed_naks = DiagnosisTracker(), Capacity(), DelayedNaks()
             return
         if before.history <= look.last_seq:
@@ -392,11 +409,6 @@ class ConsumerTracker:
     def _storm(self, sample: Sample) -> bool:
         """Whether messages are redelivered all the time: then they are not returned with a delay."""
         return self._flow.total(sample.at.mono).redeliveries > STORM * sample.inflight
-
-
-def _made(sample: Sample, look: StreamLook) -> int:
-    """See `Reading.made`; never 0."""
-    return crc32(f"{sample.created} {look.created}".encode(errors="replace")) or 1
 
 
 def _waiting(sample: Sample) -> int:

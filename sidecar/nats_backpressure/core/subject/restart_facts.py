@@ -18,6 +18,7 @@ from nats_backpressure.core.model.member import (
     Member,
 )
 from nats_backpressure.core.signals.diagnosis import confirmed
+from nats_backpressure.core.signals.incarnations import is_of_another, marks_match
 from nats_backpressure.core.status.freshness import Limits
 from nats_backpressure.core.status.latches import next_latches
 from nats_backpressure.core.status.latches import status as status_of
@@ -78,7 +79,7 @@ def _more_returned(stored: Carried, member: Member) -> bool:
     """Whether more are than the deliveries since what is stored leave of it."""
     if (reading := member.reading) is None:
         return False
-    if stored.made not in (0, reading.made):
+    if is_of_another(stored.made, reading.made):
         return reading.handed_back > 0
     again = 0 if stored.delivered is None else max(0, reading.delivered_consumer - stored.delivered)
     return reading.handed_back > max(0, stored.handed_back - again)
@@ -89,7 +90,8 @@ def _backlog_grew(carried: Carried, member: Member) -> bool:
     stored, account = carried.account, member.account
     if account is None:
         return False
-    known = 0 if stored is None or stored.kind != account.kind else stored.pending - (account.given - stored.given)
+    same = stored is not None and marks_match(stored.kind, account.kind)
+    known = stored.pending - (account.given - stored.given) if stored is not None and same else 0
     return account.pending > max(0, known) * BACKLOG_STEP + BACKLOG_SLACK
 
 
@@ -130,7 +132,7 @@ def carried_of(member: Member, before: Carried = NOTHING_CARRIED, loss: Loss | N
     """The facts of one consumer, once `loss` is reported. `before` is what was loaded: its diagnosis stays until there
     is another one."""
     reading = member.reading
-    if reading is not None and before.made not in (0, reading.made):
+    if reading is not None and is_of_another(before.made, reading.made):
         before = NOTHING_CARRIED
     lasting = reading.lasting_diagnosis if reading else None
     facts = Carried(
