@@ -48,7 +48,7 @@ NATS_BOTTOM = {
     *("patched_client", "direct_replies", "direct_requests", "reply_guard", "credentials", "bounded_client"),
     *("api", "api_types", "kv", "concurrency_limit", "repeated_consumers", "repeated_list"),
     *("samples", "observer_requests", "list_reader"),
-    *("stream_follower", "stream_position", "pull", "policy_limits"),
+    *("stream_follower", "stream_position", "stream_pulls", "pull", "policy_limits"),
     *("hint_subscriptions", "denied_rights", "denial_log", "login", "own_streams", "permissions", "remedies"),
     "other_installations",
 }

@@ -1,7 +1,9 @@
-"""The events stream alone is set back to an older copy: what it lacks of the present is published again."""
+"""The events stream alone is set back to an older copy: what it lacks of the present is published again. One that was
+deleted and made again is no older copy."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -25,11 +27,14 @@ POLICY = {
 """Under which only the status has events, by what waits."""
 
 
-class Copies:
-    """What the events stream has on disk; the server is down meanwhile."""
+EVENTS, API = "BACKPRESSURE_EVENTS", "$JS.API.STREAM"
 
-    def __init__(self, server: NatsServer) -> None:
-        (self._stream,) = (server.directory / "store").rglob("BACKPRESSURE_EVENTS")
+
+class OfFiles:
+    """A copy of what the events stream has on disk; the server is down meanwhile."""
+
+    def __init__(self, nc: Client, server: NatsServer) -> None:
+        (self._stream,) = (server.directory / "store").rglob(EVENTS)
         self._server, self._copy = server, server.directory / "copy"
 
     async def take(self) -> None:
@@ -42,6 +47,37 @@ class Copies:
         shutil.rmtree(self._stream)
         shutil.copytree(self._copy, self._stream)
         await self._server.start()
+
+
+class OfTheApi:
+    """As `nats stream backup` and `restore` make one. The server says of the stream that it was created then."""
+
+    def __init__(self, nc: Client, server: NatsServer) -> None:
+        self._nc, self._pieces = nc, list[bytes]()
+        self._taken: dict[str, Any] = {}
+
+    async def _ask(self, subject: str, body: Any = b"") -> dict[str, Any]:
+        payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+        answer: dict[str, Any] = json.loads((await self._nc.request(subject, payload, timeout=10)).data or b"{}")
+        assert "error" not in answer, answer
+        return answer
+
+    async def take(self) -> None:
+        pieces = await self._nc.subscribe(inbox := self._nc.new_inbox())
+        asked = {"deliver_subject": inbox, "no_consumers": True}
+        self._taken = await self._ask(f"{API}.SNAPSHOT.{EVENTS}", asked)
+        while (piece := await pieces.next_msg(timeout=10)).data:
+            self._pieces.append(piece.data)
+            if piece.reply:  # it sends on only so much that is not acknowledged
+                await self._nc.publish(piece.reply, b"")
+        await pieces.unsubscribe()
+
+    async def put_back(self) -> None:
+        await self._ask(f"{API}.DELETE.{EVENTS}")
+        asked = {"config": self._taken["config"], "state": self._taken["state"]}
+        place = (await self._ask(f"{API}.RESTORE.{EVENTS}", asked))["deliver_subject"]
+        for piece in [*self._pieces, b""]:
+            await self._ask(place, piece)
 
 
 async def last_says(wire: Wire, status: str) -> list[dict[str, Any]]:
@@ -66,10 +102,11 @@ async def followed(wire: Wire, n: int) -> None:
     await eventually(look, f"{n} events in the windows of all")
 
 
+@pytest.mark.parametrize("copies", [OfFiles, OfTheApi])
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("now", ["inactive", "warning"])
 async def test_a_last_event_that_is_not_the_status_is_followed_by_one_that_is(
-    nc: Client, server: NatsServer, router: None, tmp_path: Path, n: int, now: str
+    nc: Client, server: NatsServer, router: None, tmp_path: Path, n: int, now: str, copies: type[OfFiles | OfTheApi]
 ) -> None:
     wire = Wire(nc)
     async with AsyncExitStack() as stack:
@@ -83,15 +120,15 @@ async def test_a_last_event_that_is_not_the_status_is_followed_by_one_that_is(
         if now == "warning":
             await nc.jetstream().purge_stream("ROUTER")
             before = await last_says(wire, "inactive")
-        copies = Copies(server)
-        await copies.take()
+        copy = copies(nc, server)
+        await copy.take()
         if now == "warning":
             await publish(nc, 1500)
         else:
             await nc.jetstream().purge_stream("ROUTER")
         later = await last_says(wire, now)
         await followed(wire, len(later))
-        await copies.put_back()
+        await copy.put_back()
         after = await last_says(wire, now)
         assert after[: len(before)] == before and len(after) == len(before) + 1
         new = after[-1]
@@ -100,3 +137,37 @@ async def test_a_last_event_that_is_not_the_status_is_followed_by_one_that_is(
         # One that looks after another has published again finds as many events as before.
         assert any('"events.went_back"' in each.log for each in sidecars)
         assert (await wire.status())["status"] == now
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_stream_that_is_made_again_and_has_an_event_that_waited_is_no_older_copy(
+    nc: Client, server: NatsServer, router: None, tmp_path: Path, n: int
+) -> None:
+    wire, js = Wire(nc), nc.jetstream()
+    async with AsyncExitStack() as stack:
+        sidecars = [Sidecar(tmp_path, server.url, UNHURRIED | {"policies": [POLICY]}) for _ in range(n)]
+        for each in sidecars:
+            await stack.enter_async_context(each)
+            await each.observing()
+        await wire.status(status="inactive")
+        await publish(nc, 1500)
+        before = await last_says(wire, "warning")
+        await followed(wire, len(before))
+        config = (await js.stream_info(EVENTS)).config
+        await js.purge_stream("ROUTER")
+        await js.delete_stream(EVENTS)
+        await js.add_stream(config)
+        await js.publish("backpressure.v1.event.foreign.x", b"{}")  # those that follow it never see it empty
+        await wire.status(status="inactive")
+
+        async def compared() -> bool:
+            return all('"events.compared"' in each.log for each in sidecars)
+
+        await eventually(compared, "the states to be compared with it", 30)
+        await js.delete_msg(EVENTS, 1)
+        (after,) = await last_says(wire, "inactive")
+        assert after["seq"] == before[-1]["seq"] + 1
+        for each in sidecars:
+            lines = [json.loads(line) for line in each.log.splitlines() if line.startswith("{")]
+            assert [line["contradicted"] for line in lines if line["event"] == "events.compared"] == [0]
+            assert "events.went_back" not in {line["event"] for line in lines}

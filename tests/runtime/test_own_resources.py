@@ -20,6 +20,7 @@ from nats_backpressure.runtime.own_resources import OwnResources
 from nats_backpressure.runtime.ports import EventsUnavailable, Unavailable
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
 from tests.fakes.clock import FakeClock, settled
+from tests.support.background import meanwhile
 
 NAMES = Names()
 STATE = f"KV_{NAMES.state_bucket}"
@@ -163,14 +164,18 @@ async def test_a_bucket_that_is_gone_gets_every_state_once_there_is_another() ->
     assert world.fed == [("s", RecordMissing(recreated=True))]
 
 
-async def test_other_events_than_before_are_a_warning_and_every_state_is_compared_with_them_once() -> None:
-    world = World()
-    with capture_logs() as lines:
-        world.resources.take_other_events()
-    assert [(line["event"], line["log_level"]) for line in lines] == [("events.went_back", "warning")]
-    assert world.fed == [], "what runs is not known before the next list"
-    await world.list(ALL, ALL)
-    assert world.fed == [("s", RecordMissing())]
+async def test_other_events_than_before_are_read_with_the_next_list() -> None:
+    world, read = World(), list[object]()
+
+    async def read_events(take: object) -> None:
+        read.append(take)
+
+    async with meanwhile(world.resources.compare_events()):
+        world.resources.take_other_events(False, read_events)
+        await settled()
+        assert not read, "what runs is not known before"
+        await world.list(ALL, ALL)
+    assert len(read) == 1
 
 
 async def test_a_bucket_that_could_not_be_made_and_is_there_is_reported_working() -> None:

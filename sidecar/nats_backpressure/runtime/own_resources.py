@@ -10,6 +10,7 @@ import structlog
 
 from nats_backpressure.core.subject.inputs import RecordMissing
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.event_comparison import EventComparison, ReadEvents
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.observations import StreamsReading
 from nats_backpressure.runtime.ports import Clock, EventsUnavailable, Unavailable
@@ -42,7 +43,8 @@ class OwnResources:
             "settings file are in force",
         }
         self._needed = self._costs.keys()
-        self._reads = self._without_events = self._contradicted = False
+        self._reads = self._without_events = False
+        self._comparison = EventComparison(names.events_stream, registry, clock)
         self._created: dict[str, str] = {}
         """When each of ours was created that was there last."""
         self._tasks: asyncio.TaskGroup
@@ -56,9 +58,7 @@ class OwnResources:
         """A list of streams was read. What is another one than before is logged; into a new state bucket every state is
         written again."""
         self._reads = True
-        if self._contradicted:
-            self._contradicted = False
-            self._tasks.create_task(self._feed_all(RecordMissing()), name="read all states again")
+        self._comparison.listed()
         if self._without_events:
             self._start_creating()
         if not reading.complete:
@@ -76,17 +76,14 @@ class OwnResources:
         elif not self._without_events:  # it is not tried again
             self._failures.works("state bucket")
 
-    def take_other_events(self) -> None:
-        """The events stream is another or an older one than before, and has events: with the next list of streams each
-        state is compared with them, and what they lack is published again."""
-        log.warning(
-            "events.went_back",
-            stream=self._names.events_stream,
-            cost="later events are gone; a subject whose last event is not its status has that change published again, "
-            "and counts its totals and alerts from there",
-            hint="find out who restored it; deleted in place of that, it is made again empty",
-        )
-        self._contradicted = True
+    def take_other_events(self, older: bool, read: ReadEvents) -> None:
+        """The events stream is another one than before, with events that `read` reads; whether it surely is an older
+        copy. With the next list of streams, states that they contradict are compared with them."""
+        self._comparison.other_events(older, read)
+
+    async def compare_events(self) -> None:
+        """Compare whenever that is due, until cancelled."""
+        await self._comparison.run()
 
     async def _feed_all(self, input_: RecordMissing) -> None:
         slices = Slices(self._clock)

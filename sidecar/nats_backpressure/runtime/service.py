@@ -12,6 +12,7 @@ import structlog
 from nats_backpressure.core.subject.inputs import RecordLoaded
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.runtime.effect_runner import FIRST_RETRY, LAST_RETRY, EffectRunner
+from nats_backpressure.runtime.event_comparison import ReadEvents
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.heartbeat import HeartbeatWriter
 from nats_backpressure.runtime.own_resources import OwnResources
@@ -74,6 +75,7 @@ class Service:
                 tasks.create_task(self._become_known(), name="first round"),
                 tasks.create_task(self._observe(), name="observe"),
                 tasks.create_task(self._follow_records(), name="follow records"),
+                tasks.create_task(self._resources.compare_events(), name="compare events"),
                 tasks.create_task(self._policy_store.follow(self.updates.take_bucket), name="follow policies"),
                 tasks.create_task(self.updates.put_in_force(), name="put policies in force"),
                 tasks.create_task(self._update(), name="update policies"),
@@ -94,9 +96,9 @@ class Service:
         self._replicas.announce()
         self._effects.retry_now()
 
-    def take_other_events(self) -> None:
-        """The events stream is another or an older one than before, and has events."""
-        self._resources.take_other_events()
+    def take_other_events(self, older: bool, read: ReadEvents) -> None:
+        """The events stream is another one than before, with events; whether it surely is an older copy."""
+        self._resources.take_other_events(older, read)
 
     def heartbeat_age(self, now: Now) -> float:
         """Seconds since the newest heartbeat of any replica that proves something; since the start if there was

@@ -57,6 +57,11 @@ class EventPage(Struct, frozen=True):
     """Whether no wanted event is left out."""
 
 
+def status_after(to: str) -> Status:
+    """The status that an event led to, by its `to`."""
+    return {"active": Status.ACTIVE, "warning": Status.WARNING}.get(to, Status.INACTIVE)
+
+
 class LastEvent(Struct, frozen=True):
     """What the newest events of a subject show."""
 

@@ -470,6 +470,27 @@ async def test_after_a_reconnect_what_a_node_that_lagged_did_not_deliver_is_read
     position = reader._follower.position
     position.start_at("born", 3)
     position.reach(10)  # the node seemed to have no more
-    for created, last, expected in (("born", 10, 3), ("born", 12, 3), ("again", 12, 0), ("born", 9, 0)):
-        info = SimpleNamespace(created=created, state=SimpleNamespace(last_seq=last))
+    for position.is_other, expected in ((False, 3), (True, 0)):
+        info = SimpleNamespace(created="born", state=SimpleNamespace(last_seq=12))
         assert await reader._position_in(info) == expected  # type: ignore[arg-type]
+
+
+async def test_of_each_subject_the_newest_event_of_each_type_is_read_in_the_order_of_the_stream(
+    stored: RealWorld,
+) -> None:
+    await stored.publish(*mixed(7))
+    await stored.put("backpressure.v1.event.recovery.foreign", b"none of ours")
+    taken: list[CachedEvent] = []
+    await stored.log.newest(taken.append)
+    assert [(event.subject, event.seq) for event in taken] == [
+        (subject, seq) for seq in (5, 6, 7) for subject in ("orders.eu", "orders.>", SUBJECT)
+    ]
+    await stored.nc.jetstream().delete_stream(NAMES.events_stream)
+    await stored.log.newest(pytest.fail)
+
+
+async def test_newest_events_that_cannot_be_read_are_unavailable(stored: RealWorld) -> None:
+    await stored.publish(*mixed(2))
+    stored.requests.refused = "CONSUMER"
+    with pytest.raises(Unavailable):
+        await stored.log.newest(lambda event: None)

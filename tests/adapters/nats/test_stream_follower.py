@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -182,13 +183,14 @@ async def test_everything_is_read_again_where_the_stream_may_be_another_one(
 
 
 @pytest.mark.parametrize(
-    ("what", "told"), [("recreated", 1), ("recreated empty", 0), ("gone back", 1), ("another connection", 0)]
+    ("what", "told"),
+    [("recreated", [False]), ("recreated empty", []), ("gone back", [True]), ("another connection", [])],
 )
 async def test_another_or_an_older_stream_with_messages_is_told_once(
-    followed: Followed, start_server: StartServer, what: str, told: int
+    followed: Followed, start_server: StartServer, what: str, told: list[bool]
 ) -> None:
-    others: list[int] = []
-    followed.follower.on_other = lambda: others.append(1)
+    others: list[bool] = []
+    followed.follower.on_other = others.append
     js = followed.nc.jetstream()
     async with following(followed):
         await followed.publish("a", "b")
@@ -210,9 +212,48 @@ async def test_another_or_an_older_stream_with_messages_is_told_once(
                 return len(followed.read) == n
 
             await eventually(again, "another reading")
-        assert len(others) == told
+        assert others == told
         if followed.client is not followed.nc:
             await followed.client.close()
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("since", [0, 1, 2, 5])
+async def test_an_older_copy_is_told_also_where_others_have_written_more_than_was_lost(
+    start_server: StartServer, lost: int, since: int
+) -> None:
+    server, others = await start_server(), list[bool]()
+    async with await nats.connect(server.url) as nc:
+        await nc.jetstream().add_stream(name="S", subjects=["s.>"])
+        await Followed(nc).publish("a", "b")
+    copy, stream = server.directory / "copy", next((server.directory / "store").rglob("S"))
+    await server.stop()
+    shutil.copytree(stream, copy)
+    await server.start()
+    before = await nats.connect(server.url)
+    followed = Followed(before)
+    followed.follower.on_other = others.append
+    later = [f"lost-{n}" for n in range(lost)]
+    async with following(followed):
+        await followed.publish(*later)
+        await followed.took(*later)
+        await before.close()
+        await server.stop()
+        shutil.rmtree(stream)
+        shutil.copytree(copy, stream)
+        await server.start()
+        async with await nats.connect(server.url) as after:
+            followed.nc = after
+            await followed.publish(*[f"new-{n}" for n in range(since)])
+            followed.client = after
+            followed.follower.connected()
+
+            async def is_current() -> bool:
+                return followed.follower.is_current
+
+            await eventually(is_current, "it to be read on the new connection", 10)
+            assert others == ([True] if lost else [])
+            assert followed.read == [2, 2 + since]
 
 
 async def test_a_list_that_was_asked_for_before_a_write_and_comes_after_another_one_shows_nothing_lost(

@@ -28,7 +28,7 @@ from nats_backpressure.protocol.values import (
     Status,
 )
 from nats_backpressure.runtime.ports import PublishConflict, TooLarge, Unavailable, Unpublishable
-from nats_backpressure.runtime.stored_events import LastEvent
+from nats_backpressure.runtime.stored_events import LastEvent, status_after
 from nats_backpressure.runtime.tasks import Bounded, Once
 
 log = structlog.get_logger()
@@ -95,7 +95,7 @@ class JetStreamEventPublisher:
         if moved is None:
             return LastEvent(top, Status.INACTIVE, None, unknown)
         event = _read(moved, subject)
-        status = {"active": Status.ACTIVE, "warning": Status.WARNING}.get(event.to, Status.INACTIVE)
+        status = status_after(event.to)
         return LastEvent(top, status, event.incident if status > Status.INACTIVE else None, unknown, moved=True)
 
     async def _newest_of(self, subject: str, kinds: Iterable[EventType]) -> Message | None:

@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 import nats.errors
 from nats.aio.client import Client
 
-from nats_backpressure.adapters.nats.api import BatchReader, JetStreamApi, Message
+from nats_backpressure.adapters.nats.api import NO_STREAM, ApiError, BatchReader, JetStreamApi, Message
 from nats_backpressure.adapters.nats.pull import pull
 from nats_backpressure.adapters.nats.stream_follower import Info, StreamFollower
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.protocol.subjects import Names
+from nats_backpressure.runtime.event_comparison import ReadEvents
 from nats_backpressure.runtime.ports import Clock, TimeSource, Unavailable
+from nats_backpressure.runtime.slices import Slices
 from nats_backpressure.runtime.stored_events import CachedEvent, EventPage, EventQuery
 
 READS, READ_WITHIN = 512, 4.0
@@ -102,9 +104,7 @@ class JetStreamEventReader:
                 since or int(1000 * raw.metadata.timestamp.timestamp()) + SKEW,
                 raw.metadata.sequence.stream,
             )
-            event = self._read(Message(raw.subject, raw.metadata.sequence.stream, raw.data, {}))
-            if event is not None:
-                take(event)
+            self._pass_on(Message(raw.subject, reached, raw.data, {}), take)
         self._follower.continue_from(info.created, reached, client)
         return since
 
@@ -129,23 +129,42 @@ class JetStreamEventReader:
             if look.name == self._stream:
                 self._follower.take_look(look, asked_at)
 
-    def when_other(self, call: Callable[[], object]) -> None:
-        """Call this where the stream turns out to be another or an older one, with events."""
-        self._follower.on_other = call
+    def when_other(self, call: Callable[[bool, ReadEvents], object]) -> None:
+        """Call this where the stream turns out to be another one with events: whether it surely is an older copy, and
+        what reads its newest events."""
+        self._follower.on_other = lambda older: call(older, self.newest)
+
+    async def newest(self, take: Callable[[CachedEvent], object]) -> None:
+        """Call `take` with the newest event of each type about each subject, in the order of the stream. Raises
+        Unavailable, after some may have been taken."""
+        slices = Slices(self._clock)
+        try:
+            async with asyncio.timeout(RECALL_WITHIN):
+                name, pending = await self._consumer(deliver_policy="last_per_subject")
+                async for raw in pull(self._js, self._client(), self._stream, name, pending, PULL, SILENCE):
+                    self._pass_on(Message(raw.subject, raw.metadata.sequence.stream, raw.data, {}), take)
+                    await slices.pause()
+        except ApiError as error:
+            if error.err_code != NO_STREAM:
+                raise
+        except (TimeoutError, nats.errors.Error) as error:
+            raise Unavailable(f"reading {self._stream}: {error or 'it took too long'}") from error
 
     async def follow(self, take: Callable[[CachedEvent], object]) -> None:
         self._take = take
         await self._follower.run()
 
     def _follow_one(self, message: Message) -> None:
+        self._pass_on(message, self._take)
+
+    def _pass_on(self, message: Message, take: Callable[[CachedEvent], object]) -> None:
         if (event := self._read(message)) is not None:
-            self._take(event)
+            take(event)
 
     async def _position_in(self, info: Info) -> int:
-        """After which sequence of a stream that may be another one events are new. One that went back has fewer."""
+        """After which sequence of a stream that may be another one events are new."""
         position = self._follower.position
-        same = info.created == position.created and info.state.last_seq >= position.reached
-        return position.seen if same else 0  # what a node that lagged did not deliver is read as well
+        return 0 if position.is_other else position.seen  # what a node that lagged did not deliver is read as well
 
     async def _consumer(self, **start: object) -> tuple[str, int]:
         """The name of a new consumer, and how many messages it has to deliver."""

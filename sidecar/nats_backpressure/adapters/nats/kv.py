@@ -139,10 +139,7 @@ class Bucket:
         if revision:
             start = {"deliver_policy": "by_start_sequence", "opt_start_seq": revision + 1}
         name, created = await self._js.create_consumer(self.stream, self.pattern, **start)
-        count = 0
         async for raw in pull(self._js, self._client(), self.stream, name, created.num_pending, AT_ONCE, SILENCE):
-            about, count = raw.metadata, count + 1
-            if about.sequence.consumer != count:
-                raise Unavailable(f"reading {self.stream}: a key was lost on the way")
+            about = raw.metadata
             headers, at = dict(raw.headers or {}), about.timestamp.timestamp()
             yield Message(raw.subject, about.sequence.stream, raw.data, headers, at)

@@ -31,14 +31,14 @@ behind its last message, where it had bytes left."""
 async def pull(
     js: JetStreamApi, client: Client, stream: str, consumer: str, pending: int, at_once: int, silence: float
 ) -> AsyncIterator[Msg]:
-    """The messages of a pull consumer that has `pending` to deliver, and what is stored meanwhile; `at_once` and some
+    """The messages of a new consumer that has `pending` to deliver, and what is stored meanwhile; `at_once` and some
     PULL_BYTES with one request, so that no more wait in memory, and the server does not take this client for a slow
     one. Raises Unavailable, TimeoutError after `silence` seconds without one, and what nats-py raises."""
     inbox = client.new_inbox()
     replies = await client.subscribe(inbox)
     server = client.connected_server_version
     alone, ends_large = False, (server.major, server.minor) >= (2, 10)
-    few = at_once if ends_large else FEW
+    few, count = at_once if ends_large else FEW, 0
     try:
         while pending > 0:
             wanted = 1 if alone else min(at_once, pending, few)
@@ -53,6 +53,8 @@ async def pull(
                     alone = came == 0  # it is larger than all of PULL_BYTES
                     break
                 if ended is None:
+                    if raw.metadata.sequence.consumer != (count := count + 1):
+                        raise Unavailable(f"reading {stream}: a message was lost on the way")
                     yield raw
                     size += len(raw.data)
                     came, pending = came + 1, raw.metadata.num_pending

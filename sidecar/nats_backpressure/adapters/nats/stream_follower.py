@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-import msgspec
 import nats.errors
 import structlog
 from nats.aio.client import Client
@@ -24,6 +23,7 @@ from nats_backpressure.adapters.nats.api import JetStreamApi, Message
 from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.adapters.nats.remedies import remedy_of_code
 from nats_backpressure.adapters.nats.stream_position import StreamPosition
+from nats_backpressure.adapters.nats.stream_pulls import StreamPulls
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.runtime.ports import Clock, Unavailable
 from nats_backpressure.runtime.slices import Slices
@@ -56,8 +56,8 @@ Info = StreamInfo[dict[str, Any]]
 class StreamFollower:
     """Calls `take` with each message that we did not write ourselves.
 
-    `read_all` is called first, and whenever the connection is another one, or the stream is another or shows less than
-    before: it accounts for all that is stored, and returns up to which sequence."""
+    `read_all` is called first, and whenever the connection is another one, or the stream is another or an older one,
+    as `position.is_other` says: it accounts for all that is stored, and returns up to which sequence."""
 
     def __init__(
         self,
@@ -72,8 +72,11 @@ class StreamFollower:
         self.stream, self.position = stream, StreamPosition(clock)
         self._js, self._client, self._clock, self._pattern = js, client, clock, pattern
         self._take, self._read_all = take, read_all
-        self.on_other: Callable[[], object] = lambda: None
-        """Called when another or an older stream with messages was found in the place of the one that was followed."""
+        self.on_other: Callable[[bool], object] | None = None
+        """Called when a stream with messages was found in the place of the one that was followed: an older copy of that
+        (True), or one that was created since, of a copy or anew."""
+        self._newest: Message | None = None
+        """The newest message that is known of the stream, where `on_other` is set; of a MiB at most."""
         self._read_on: Client | None = None
         """The connection on which everything was read; None where it must be read again."""
         self._tried: tuple[Client | None, int] = None, 0
@@ -192,29 +195,56 @@ class StreamFollower:
     async def _read_up_to(self, look: StreamLook) -> None:
         position = self.position
         if position.is_other:
+            older = look.created == position.created
             position.start_at(look.created, max(0, look.last_seq - SINGLY))
             if look.messages:
-                self.on_other()
+                self._tell_other(older)
         while position.reached < look.last_seq:
             message = await self._js.next(self.stream, self._pattern, position.seen + 1)
             if message is None:
                 position.reach(look.last_seq)
             elif position.add(message.seq):
-                self._take(message)
+                self._pass_on(message)
         self._target_at = math.inf
 
-    async def _follow(self, client: Client) -> None:
-        """The life of one consumer; returns when another one is needed. Raises Unavailable where it did not work."""
+    def _pass_on(self, message: Message) -> None:
+        self._newest = message if self.on_other else None
+        self._take(message)
+
+    def _tell_other(self, older: bool) -> None:
+        self._newest = None
+        if self.on_other is not None:
+            self.on_other(older)
+
+    async def _is_overtaken(self) -> bool:
+        """Whether an older copy has grown beyond what was followed: then the newest message is another one. Where that
+        is gone, nothing shows it."""
+        if (known := self._newest) is None:
+            return False
+        found = await self._js.next(self.stream, self._pattern, known.seq)
+        same = found is not None and (found.subject, found.data) == (known.subject, known.data)
+        return found is not None and found.seq == known.seq and not same
+
+    async def _read(self, client: Client) -> int:
+        """Read what must be read again; returns the last sequence of the stream."""
         position, info = self.position, await self._js.stream(self.stream)
         if info is None:
             raise Unavailable(self._missing)
-        last = info.state.last_seq
-        other = info.created != position.created or last < position.reached
-        if client is not self._read_on or other:
-            followed, reached = position.created, await self._read_all(info)
+        same, last = info.created == position.created, info.state.last_seq
+        older = same and (last < position.reached or await self._is_overtaken())
+        if client is not self._read_on or older or not same:
+            followed, position.is_other = position.created, older or not same
+            other, reached = position.is_other and followed, await self._read_all(info)
             self.continue_from(info.created, reached, client)
-            if other and followed and info.state.messages:
-                self.on_other()
+            if other and info.state.messages:
+                self._tell_other(older)
+        if self._newest is None and self.on_other and info.state.messages:
+            self._newest = await self._js.last(self.stream, self._pattern)
+        return last
+
+    async def _follow(self, client: Client) -> None:
+        """The life of one consumer; returns when another one is needed. Raises Unavailable where it did not work."""
+        position, last = self.position, await self._read(client)
         self._target_at = math.inf
         start = {"deliver_policy": "by_start_sequence", "opt_start_seq": position.seen + 1}
         name, consumer = await self._js.create_consumer(
@@ -222,7 +252,9 @@ class StreamFollower:
         )
         if not consumer.num_pending:
             position.reach(last)
-        pulls = _Pulls(client, client.new_inbox(), f"{self._js.prefix}.CONSUMER.MSG.NEXT.{self.stream}.{name}", last)
+        pulls = StreamPulls(
+            client, client.new_inbox(), f"{self._js.prefix}.CONSUMER.MSG.NEXT.{self.stream}.{name}", last
+        )
         self._received.clear()
         subscription = await client.subscribe(pulls.inbox, cb=self._receive)
         try:
@@ -237,9 +269,9 @@ class StreamFollower:
         self._received.append(message)
         self._woken.set()
 
-    async def _pull(self, pulls: _Pulls) -> bool:
+    async def _pull(self, pulls: StreamPulls) -> bool:
         """One pull; returns whether it ended in time, with nothing missing."""
-        await pulls.ask()
+        await pulls.ask(BATCH, EXPIRES)
         missing, ends_at, slices = BATCH, self._clock.now().mono + EXPIRES + LATE, Slices(self._clock)
         while missing > 0:
             if not self._received:
@@ -263,14 +295,14 @@ class StreamFollower:
                 return False
         return True
 
-    def _arrived(self, raw: Msg, pulls: _Pulls) -> bool:
+    def _arrived(self, raw: Msg, pulls: StreamPulls) -> bool:
         """Take a message; returns False where one before it is missing."""
         about, pulls.count = raw.metadata, pulls.count + 1
         if about.sequence.consumer != pulls.count:
             return False
         pulls.works, seq = True, about.sequence.stream
         if self.position.add(seq):
-            self._take(Message(raw.subject, seq, raw.data, dict(raw.headers or {}), about.timestamp.timestamp()))
+            self._pass_on(Message(raw.subject, seq, raw.data, dict(raw.headers or {}), about.timestamp.timestamp()))
         if not about.num_pending:
             self.position.reach(pulls.last)
         return True
@@ -281,18 +313,3 @@ class StreamFollower:
             self._target_at = math.inf
         now = self._clock.now().mono
         return now >= ends_at or now >= self._target_at
-
-
-class _Pulls:
-    """The pulls of one consumer. `last`: the last sequence that the stream had before it."""
-
-    def __init__(self, client: Client, inbox: str, subject: str, last: int) -> None:
-        self.client, self.inbox, self.last = client, inbox, last
-        self.count = 0
-        """Messages it has delivered."""
-        self.works = False
-        """Whether it delivered something, or a pull was ended in time."""
-        self._subject, self._payload = subject, msgspec.json.encode({"batch": BATCH, "expires": int(EXPIRES * 1e9)})
-
-    async def ask(self) -> None:
-        await self.client.publish(self._subject, self._payload, reply=self.inbox)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+from msgspec.structs import replace
+
 from nats_backpressure.core.model.event import SubjectEvent
 from nats_backpressure.core.subject.inputs import RecordCreated
 from nats_backpressure.core.subject.record import Record
+from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.values import STATUS_EVENTS, EventType, Status
 
 
@@ -47,6 +50,15 @@ def agrees(record: Record, published: RecordCreated) -> bool:
     if record.announced is not _announced(events, published.status):
         return False
     return since or record.announced is Status.INACTIVE or record.incident == published.incident
+
+
+def is_contradicted(state: SubjectState, published: RecordCreated) -> bool:
+    """Whether what was published contradicts what is stored, as far as it is known. Of another stream than before: what
+    was published in that and is still listed as unsent will not be published again."""
+    if state.record is None:
+        return False
+    unsent = tuple(event for event in state.record.unsent if event.id not in state.published)
+    return not agrees(replace(state.record, unsent=unsent), published)
 
 
 def is_lost(record: Record, published: RecordCreated) -> bool:
