@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from nats_backpressure.config.settings import Observe
 from nats_backpressure.core.model.proofs import Proofs
 from nats_backpressure.core.model.samples import StreamLook
+from nats_backpressure.core.reading.load import Load
 from nats_backpressure.core.reading.stream_plan import StreamPlan
 from nats_backpressure.core.signals.message_age import MessageAges
 from nats_backpressure.core.watch_filter import subjects_by_stream
@@ -72,8 +73,8 @@ class FollowedStreams(dict[str, FollowedStream]):
         """The subjects of every stream: a mirror's are those of its origin."""
         self.newest_reading: float | None = None
         """Monotonic time of the newest reading of any stream, as the poller counts it."""
-        self.stretch = 1.0
-        """The factor by which readings are rarer than planned because the budget is too small; 1 if it is not."""
+        self.load = Load()
+        """How the readings fit into the budget."""
         self.first_readings = 0.0
         """Seconds until each stream was read once, as planned under the present load; 0 where all were."""
         self.reads: Callable[[str], bool] = lambda stream: True
@@ -98,6 +99,12 @@ class FollowedStreams(dict[str, FollowedStream]):
         self.origins = subjects_by_stream(before, looks, complete)
         mirrors = [(stream, stream.look.origin) for stream in self.values() if stream.look.origin]
         return [stream for stream, origin in mirrors if self.origins.get(origin) != before.get(origin)]
+
+    def planned(self, key: ConsumerKey) -> float:
+        """Seconds between two readings of a consumer with work, as planned now; the same in each replica, whichever
+        reads it."""
+        stream = self.get(key.stream)
+        return 0.0 if stream is None or stream.plan is None else stream.plan.planned(key, self.load)
 
     # Of a subject
 

@@ -101,6 +101,7 @@ class Intake:
         self._join(stream, sample, subjects, members_of)
         tracker = self._tracker(stream, key, subjects)
         before, rest = tracker.reading, tracker.rest
+        tracker.expect(self.registry.streams.planned(key))
         reports = self.registry.worker_reports(key, sample.at.mono)
         reading = tracker.add_sample(sample, stream.look, early=early, reports=reports)
         if isinstance(reading, str):
@@ -192,6 +193,7 @@ class Intake:
             return
         match hint:
             case AckSeen():
+                tracker.expect(self.registry.streams.planned(hint.key))
                 tracker.ack_seen(hint.seconds, hint.deliveries, now, hint.times)
             case Nak():
                 tracker.nak_seen(now, hint.times)

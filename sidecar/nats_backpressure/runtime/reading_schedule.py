@@ -152,9 +152,8 @@ class ReadingSchedule:
         self._weighed_at, before = now, self.load
         factor = LIMITED_FACTOR if now < self._limited_until else 1.0
         plans, looks = [poll.plan for poll in self.polls.values()], self._looks.plan
-        self.load = load_of(plans, self._budget, looks.requests_per_second, looks.reached, factor)
+        self.load = self._streams.load = load_of(plans, self._budget, looks.requests_per_second, looks.reached, factor)
         self._share_requests(now)
-        self._streams.stretch = self.load.stretch
         waiting = [plan.proof_interval(self.load) for plan in plans if not plan.answered and not plan.retry]
         self._streams.first_readings = max([self._streams.first_readings, *waiting]) if waiting else 0.0
         replan = (before.factor, before.empty_interval) != (self.load.factor, self.load.empty_interval)

@@ -92,7 +92,7 @@ class SubjectRegistry:
 
     @property
     def stretch(self) -> float:
-        return self.streams.stretch
+        return self.streams.load.stretch
 
     @property
     def reads(self) -> Callable[[str], bool]:

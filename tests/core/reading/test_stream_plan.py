@@ -203,6 +203,14 @@ class TestSchedule:
         plan.crossings.forget(KEY)
         assert plan.interval(Level.ALL, LOAD) == EMPTY_INTERVAL
 
+    def test_a_consumer_is_planned_as_its_last_sample_asked_for_under_the_load_of_now(self) -> None:
+        quiet, hot, slow = plan_with(room=101), plan_with(room=0), Load(factor=LIMITED_FACTOR, stretch=1.5)
+        assert [plan.planned(KEY, LOAD) for plan in (quiet, hot)] == [1.0, 0.1]
+        assert [plan.planned(KEY, slow) for plan in (quiet, hot)] == pytest.approx([6.0, 0.6])
+        quiet.add_look(look(111), 3.9)
+        assert quiet.crossings.hot == {KEY} and quiet.planned(KEY, slow) == pytest.approx(6.0)
+        assert StreamPlan(BUDGET).planned(KEY, LOAD) == 1.0
+
     def test_another_number_of_consumers_is_listed_within_a_second(self) -> None:
         plan = plan_with(room=101)
         plan.crossings.forget(KEY)

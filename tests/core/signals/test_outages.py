@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.reading import Reading
@@ -86,6 +89,52 @@ def test_an_outage_that_follows_a_long_one_is_one_too() -> None:
     for n in range(70):
         outages.add_interval(160.0 + 0.5 * n, 160.5 + 0.5 * n, True)
     assert outages.add_interval(195.0, 203.0, True)
+
+
+PLANNED = [1.0, 1.3, 2.0, 3.0, 4.0, 5.0]
+
+
+def planned(outages: Outages, since: float, every: float, moved: bool, late: float = 1.0) -> list[bool]:
+    """Of samples that are planned so often, and come so much later, whether each interval was an outage."""
+    outages.planned, times = every, [since + late * every * n for n in range(13)]
+    return [outages.add_interval(*both, moved) for both in itertools.pairwise(times)]
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize("late", [0.9, 1.0, 1.5])
+@pytest.mark.parametrize(("before", "after"), list(itertools.product([0.1, *PLANNED], PLANNED)))
+def test_samples_that_are_planned_more_rarely_or_more_often_are_no_outages(
+    before: float, after: float, late: float, moved: bool
+) -> None:
+    outages, at = Outages(), 0.0
+    for every in (before, after, before, after):
+        assert not any(planned(outages, at, every, moved, late)), every
+        at += 12 * late * every
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize("every", [0.1, 0.4, *PLANNED])
+@pytest.mark.parametrize("down", [3.0, 4.0, 7.0, 20.0, 60.0])
+def test_an_outage_is_more_than_twice_what_was_planned(every: float, down: float, moved: bool) -> None:
+    outages = Outages()
+    outages.planned = every
+    watched(outages, 100.0, every)
+    assert outages.add_interval(100.0, 100.0 + down, moved) is (down > 2 * every)
+
+
+def test_what_has_not_come_yet_may_be_late_for_twice_as_long_as_planned() -> None:
+    outages = Outages()
+    watched(outages, 100.0, 1.0)
+    outages.planned = 4.0
+    assert not outages.may_be_outage(100.0, 107.9) and outages.may_be_outage(100.0, 108.1)
+
+
+@given(st.lists(st.floats(-1e6, 0.0), max_size=8), st.booleans())
+def test_time_that_goes_back_is_no_outage_and_hides_none(back: list[float], moved: bool) -> None:
+    outages = Outages()
+    watched(outages, 100.0)
+    assert not any(outages.add_interval(100.0, 100.0 + time, moved) for time in back)
+    assert outages.add_interval(100.0, 102.1, moved)
 
 
 @pytest.mark.parametrize("every", [5.0, 15.0, 60.0])

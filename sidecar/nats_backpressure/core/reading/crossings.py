@@ -46,6 +46,8 @@ class Crossing(Struct, gc=False):
     """Monotonic time at which its newest sample was asked for."""
     came_at: float
     """Monotonic time of the newest sample itself."""
+    hot: bool
+    """Whether it was hot by that sample."""
 
     def is_newer(self, sample: Sample, asked_at: float) -> bool:
         """Whether its newest sample is newer than this one, which was asked for `asked_at`."""
@@ -151,10 +153,11 @@ class Crossings:
         self.missing.discard(key)
         before = self.consumers.get(key)
         active_at = before.active_at if before is not None and still else asked_at
-        self.consumers[key] = Crossing(crossing, active_at, asked_at, sample.at.mono)
+        hot = room <= 0 or (self.look is not None and self.look.last_seq >= crossing)
+        self.consumers[key] = Crossing(crossing, active_at, asked_at, sample.at.mono, hot)
         settled = self._is_settled(max(active_at, self._moved_at), asked_at, base.followed)
         idle = still and settled and base.series == self._series
-        if room <= 0 or (self.look is not None and self.look.last_seq >= crossing):
+        if hot:
             self.hot.add(key)
             idle = False
         else:

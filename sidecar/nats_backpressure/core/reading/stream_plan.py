@@ -171,6 +171,11 @@ class StreamPlan:
             longest = max(longest, load.empty_interval)
         return longest * (1 - JITTER * self.jitter)
 
+    def planned(self, key: ConsumerKey, load: Load) -> float:
+        """Seconds between two readings of a consumer with work, as planned since the last one."""
+        one = self.crossings.consumers.get(key)
+        return self.interval(Level.HOT if one is not None and one.hot else Level.QUIET, load) * load.stretch
+
     def due(self, load: Load, listing: bool = False) -> Due:
         """The next reading; `listing`: a list is under way."""
         return min(self.dues(load, listing), key=order, default=NEVER)

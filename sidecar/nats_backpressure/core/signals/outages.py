@@ -10,7 +10,7 @@ SHORTEST = 2.0
 FADES = 10.0
 """Seconds in which what was usual is forgotten by half."""
 UNUSUAL = 2.0
-"""Times as long as usual that an outage takes at least: where all samples are rare, none is missing."""
+"""Times as long as usual and as planned that an outage takes at least: where all samples are rare, none is missing."""
 RECONNECT = 3.0
 """Seconds after an outage in which a worker that has done nothing yet may still be on its way: clients of NATS try to
 connect every two seconds."""
@@ -27,10 +27,12 @@ REMEMBERED = 4
 class Outages:
     """The last outages of one consumer. All times are monotonic, in seconds."""
 
-    __slots__ = ("_all", "_back_at", "_connected_by", "_usual", "ended_at")
+    __slots__ = ("_all", "_back_at", "_connected_by", "_usual", "ended_at", "planned")
 
     def __init__(self) -> None:
         self._all: tuple[tuple[float, float], ...] = ()
+        self.planned = 0.0
+        """Seconds between two samples, as planned now."""
         self._usual = SHORTEST
         """The longest time between two samples lately."""
         self._back_at = self._connected_by = self.ended_at = -math.inf
@@ -39,12 +41,11 @@ class Outages:
 
     def add_interval(self, since: float, until: float, moved: bool) -> bool:
         """Whether the time between two samples belongs to an outage; `moved`: whether a worker did something in it."""
-        time, longest = until - since, self._longest
-        begins = time > longest
+        time, longest = max(0.0, until - since), self._longest
         # A single long outage makes no habit: the next one is an outage as well.
         self._usual = max(min(time, 2 * longest), self._usual * 0.5 ** (time / FADES))
-        late = since == self._back_at and SHORTEST < time <= LATE
-        if begins and not late:
+        late = since == self._back_at and self._shortest < time <= LATE
+        if time > longest and not late:
             self._all = (*self._all[1 - REMEMBERED :], (since, until))
             if until - self._back_at >= APART:
                 self._back_at = self.ended_at = until
@@ -62,9 +63,14 @@ class Outages:
         return until - since > self._longest
 
     @property
+    def _shortest(self) -> float:
+        """Seconds between two samples up to which the later one came as planned."""
+        return max(SHORTEST, UNUSUAL * self.planned)
+
+    @property
     def _longest(self) -> float:
         """Seconds between two samples up to which nobody was away."""
-        return max(SHORTEST, UNUSUAL * self._usual)
+        return max(self._shortest, UNUSUAL * self._usual)
 
     def seen(self, since: float, until: float) -> float:
         """Seconds from the one to the other, without the outages between them."""

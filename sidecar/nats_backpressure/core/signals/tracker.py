@@ -99,6 +99,10 @@ class ConsumerTracker:
         """Another creation time that the server told of this incarnation, last; see `incarnations.SAME_CREATION`."""
         self._losses = LossAccount(self._carried.account)
 
+    def expect(self, seconds: float) -> None:
+        """Its samples are planned so many seconds apart now, while it has work."""
+        self._latency.outages.planned = seconds
+
     def ack_seen(self, seconds: float, deliveries: int, now: Now, times: int = 1) -> None:
         """So many ack metrics: `seconds` from delivery to ack, after `deliveries` deliveries."""
         self._end_rest()
