@@ -212,7 +212,7 @@ def build_answering(shared: Common, observing: Observing) -> Answering:
     decisions, lookup = DecisionService(registry, clock), SubjectLookup(registry)
     take_event = RecordFollower(registry).take_event
     history = HistoryQueries(decisions, registry, EventCache(), observing.events, clock, shared.failures, take_event)
-    registry.worker_reports = decisions.grants.worker_reports
+    registry.on_published, registry.worker_reports = history.take_published, decisions.grants.worker_reports
     SharedGrants(decisions.grants, observing.replicas, observing.channel, clock, counters, registry.reading_of)
     tally = DecisionTally(counters)
     inputs = (decisions, registry, clock.now, clock.mono, tally)

@@ -7,6 +7,7 @@ from itertools import groupby
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from nats_backpressure.protocol.values import LARGEST_EVENT
 from nats_backpressure.queries.event_cache import EventCache, parse_event
@@ -36,6 +37,39 @@ def test_an_event_added_twice_is_cached_once() -> None:
     for seq in (3, 1, 2):
         history.add(event(seq, T0 + 1000 * seq))
     assert seqs(history) == [1, 2, 3] and len(history) == 3 and history.complete_since(SUBJECT) == T0
+
+
+@pytest.mark.parametrize(
+    ("before", "seq", "taken"),
+    [
+        pytest.param((), 1, True, id="the first one"),
+        pytest.param((), 3, False, id="one with others before it"),
+        pytest.param((1, 2), 3, True, id="the next one"),
+        pytest.param((1, 2), 4, False, id="one with another before it that is on its way"),
+        pytest.param((1, 2), 2, False, id="one that came already"),
+    ],
+)
+def test_what_was_published_here_is_there_before_it_comes_where_none_is_missing_before_it(
+    before: tuple[int, ...], seq: int, taken: bool
+) -> None:
+    history = filled(*before)
+    history.add_published(event(seq, T0 + 1000 * seq))
+    assert seqs(history) == [*before, *([seq] if taken else [])]
+    for each in range(1, seq + 1):
+        history.add(event(each, T0 + 1000 * each))
+    assert seqs(history) == list(range(1, max(seq, *before, 1) + 1)) and history.complete_since(SUBJECT) == T0
+
+
+def test_of_an_event_that_was_published_twice_what_is_stored_counts() -> None:
+    history = filled(1)
+    history.add_published(event(2, T0 + 2000))
+    (_, ours), size = history.events_of(SUBJECT), history._size
+    stored = replace(ours, body=ours.body.replace(b'"here"', b'"another"'))
+    history.add(stored)
+    assert history.events_of(SUBJECT)[1] == stored and len(history) == 2 and history._size == size + 3
+    history.add_published(event(3, T0 + 3000))
+    history.add(event(1, T0 + 1000))
+    assert seqs(history) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ class World:
         self.contexts = StepContexts(policies, self.streams, members, Observe(), "w")
         self.publishes(event(1))
         self.fed: list[Input] = []
+        self.published: list[bytes] = []
+        self.on_published = self.published.append
         attempt = EffectAttempt(
             self.store,
             self.publisher,
@@ -209,6 +211,7 @@ class TestPublishing:
         world = World()
         assert await world.perform(PublishEvent(SUBJECT, event(1))) == [EventSent(event(1).id)]
         assert world.counts.all == [("event", "backpressure_active")]
+        assert world.published == [await world.publisher.publish(event(1))]
 
     async def test_a_conflict_has_the_newest_seq_and_a_new_epoch(self) -> None:
         world = World()
@@ -233,7 +236,7 @@ class TestPublishing:
         world.publisher.impossible = lambda subject, kind: True
         with capture_logs() as logged:
             (fed,) = await world.perform(PublishEvent(SUBJECT, event(1)))
-        assert isinstance(fed, EventDropped) and fed.id == event(1).id
+        assert isinstance(fed, EventDropped) and fed.id == event(1).id and not world.published
         assert [(line["event"], line["log_level"]) for line in logged] == [("event.dropped", "error")]
 
 

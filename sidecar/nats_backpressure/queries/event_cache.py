@@ -61,6 +61,7 @@ class EventCache:
         stream went back the first one is of a new epoch, and none of the one before follows."""
         own = self._of.get(event.subject)
         if own and _is_older(event, own):
+            self._put_stored(event, own)
             return
         if own and event.seq != own[-1].seq + 1:
             self._remove_unconnected(event, own)
@@ -69,6 +70,13 @@ class EventCache:
         self._all[(event.subject, event.epoch, event.seq)] = event
         self._size += len(event.body)
         self._trim(own)
+
+    def add_published(self, event: CachedEvent) -> None:
+        """One that this process has published, before it comes from the stream, which may be deleted first. Only one
+        that follows what is here: another replica's may be on its way between them."""
+        own = self._of.get(event.subject)
+        if event.seq == (own[-1].seq + 1 if own else 1):
+            self.add(event)
 
     def events_of(self, subject: str) -> tuple[CachedEvent, ...]:
         """The events of a subject, the oldest first, without a gap."""
@@ -88,6 +96,13 @@ class EventCache:
             older.add(event)
         self._since, self._size = older._since, older._size
         self._all, self._of, self._floors = older._all, older._of, older._floors
+
+    def _put_stored(self, event: CachedEvent, own: deque[CachedEvent]) -> None:
+        """What is stored counts, in place of what was published here: an earlier try may have stored it otherwise."""
+        key = event.subject, event.epoch, event.seq
+        if (known := self._all.get(key)) is not None and known != event:
+            self._all[key] = own[own.index(known)] = event
+            self._size += len(event.body) - len(known.body)
 
     def _trim(self, own: deque[CachedEvent]) -> None:
         per_subject, events, size = self._limits

@@ -22,7 +22,7 @@ from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import STATUS_EVENTS, Status
 from nats_backpressure.queries import serialize
 from nats_backpressure.queries.decisions import DecisionService
-from nats_backpressure.queries.event_cache import EVENTS, EventCache
+from nats_backpressure.queries.event_cache import EVENTS, EventCache, parse_event
 from nats_backpressure.runtime.failures import Failures
 from nats_backpressure.runtime.ports import Clock, EventReader, Unavailable
 from nats_backpressure.runtime.stored_events import CachedEvent, EventPage, EventQuery
@@ -77,6 +77,11 @@ class HistoryQueries:
     def _take(self, event: CachedEvent) -> None:
         self._cache.add(event)
         self._on_event(event)
+
+    def take_published(self, body: bytes) -> None:
+        """This process has published an event."""
+        if (event := parse_event(body)) is not None:
+            self._cache.add_published(event)
 
     async def load_recent_events(self) -> None:
         """Load the events of the last day into memory; tries until it succeeds. Until then requests read the stream."""

@@ -164,7 +164,7 @@ class EffectAttempt:
         if state is not None and state.doubted:
             raise Unavailable("what is stored is read again")
         try:
-            await self._publisher.publish(event)
+            body = await self._publisher.publish(event)
         except PublishConflict as conflict:
             self._counts.dropped("event_conflict")
             log.warning("event.conflict", subject=subject, id=event.id, newest=conflict.seq)
@@ -175,6 +175,7 @@ class EffectAttempt:
             log.error("event.dropped", type=event.type.value, subject=subject, error=str(error), hint=DROPPED)
             self.registry.feed(subject, EventDropped(event.id, new_epoch()))
             return
+        self.registry.on_published(body)
         self._counts.event(subject, event.type.value)
         log.info("event.sent", type=event.type.value, subject=subject, seq=event.seq)
         self.registry.feed(subject, EventSent(event.id))

@@ -75,6 +75,8 @@ class SubjectRegistry:
         """Whether there is something to answer: each stream was read or tried, and the first states are stored."""
         self.on_attention: Callable[[Iterable[ConsumerKey]], None] = lambda keys: None
         """Is called with members that something else than a reading may have moved above a mark."""
+        self.on_published: Callable[[bytes], None] = lambda body: None
+        """Is called with each event of a subject that this process has published, as it is encoded."""
         self.worker_reports: Callable[[ConsumerKey, float], WorkerReports] = lambda key, now: NO_REPORTS
         """What the workers of a consumer have said until then."""
         self._clock, self._observe, self._perform = clock, settings.observe, perform
