@@ -155,6 +155,39 @@ async def test_members_on_a_node_that_is_down_are_missing_not_gone() -> None:
     assert reading.missing == ("T",) and not reading.complete
 
 
+NO_LEADER = {"name": "c", "replicas": [{"name": "n0", "current": False, "active": 650, "peer": "6DVFpukC"}]}
+LED = {"name": "c", "leader": "n0"}
+
+
+async def test_what_has_no_leader_is_missing_not_empty() -> None:
+    """Servers before 2.14 answer for it, with zeros; and where all its nodes are down, as members of a list."""
+    zeros = {"num_pending": 0, "num_ack_pending": 0, "delivered": {"consumer_seq": 0, "stream_seq": 0}}
+    empty = consumer("empty", cluster=NO_LEADER, **zeros)
+    reading, reader = await read(empty, consumer("led", cluster=LED), consumer("alone"))
+    assert names(reading) == ["led", "alone"] and reading.missing == ("empty",) and reading.complete
+    assert reader.counted == []
+    down = stream("T", messages=0, first_seq=0, last_seq=0) | {"cluster": NO_LEADER}
+    led = stream() | {"cluster": LED}
+    all_of_them = Reader(Scripted(STREAM_LIST={"total": 2, "streams": [led, down]}))
+    shown = await all_of_them.streams()
+    assert [look.name for look in shown.looks] == ["S"] and shown.missing == ("T",) and not shown.complete
+    reader = Reader(Scripted(CONSUMER_LIST=page(), CONSUMER_INFO=empty, STREAM_INFO=down))
+    for reply in (reader.consumer(ConsumerKey("S", "empty")), reader.stream("T"), reader.consumers("T")):
+        with pytest.raises(Unavailable, match="has no leader"):
+            await reply
+    singly = await Reader(Scripted(CONSUMER_INFO=empty)).consumers("S", ["empty"])
+    assert singly.missing == ("empty",) and not singly.samples
+
+
+async def test_a_page_of_members_without_a_leader_is_not_the_last() -> None:
+    def pages(offset: int) -> Any:
+        members = [consumer(f"a{i:03}", cluster=NO_LEADER) for i in range(256)] if offset == 0 else [consumer("b")]
+        return page(*members, limit=256) | {"total": 257}
+
+    reading = await Reader(Scripted(CONSUMER_LIST=pages)).consumers("S")
+    assert names(reading) == ["b"] and len(reading.missing) == 256 and reading.complete
+
+
 async def test_the_next_offset_follows_the_limit_of_the_server() -> None:
     """256 members a page, two of them missing: the next page begins at 256."""
 

@@ -14,7 +14,14 @@ from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from nats_backpressure.adapters.nats.api_types import ConsumerCreated, MessageReply, PubAck, Reply, StreamInfo
+from nats_backpressure.adapters.nats.api_types import (
+    ConsumerCreated,
+    MessageReply,
+    PubAck,
+    Reply,
+    StreamInfo,
+    from_leader,
+)
 from nats_backpressure.protocol.timestamps import parse_rfc3339
 from nats_backpressure.runtime.ports import Unavailable
 
@@ -122,7 +129,7 @@ class JetStreamApi:
     async def stream(self, name: str) -> StreamInfo[dict[str, Any]] | None:
         """A stream with its config as the server sent it; None if there is none of that name."""
         try:
-            return await self.api(f"STREAM.INFO.{name}", StreamInfo[dict[str, Any]])
+            return from_leader(await self.api(f"STREAM.INFO.{name}", StreamInfo[dict[str, Any]]), name)
         except ApiError as error:
             if error.err_code == NO_STREAM:
                 return None

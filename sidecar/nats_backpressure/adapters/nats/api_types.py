@@ -7,9 +7,11 @@ leaves it out.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Protocol, TypeVar
 
 from msgspec import Meta, Raw, Struct
+
+from nats_backpressure.runtime.observations import Unavailable
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Limit = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -53,6 +55,21 @@ class StoredMessage(Struct, frozen=True):
 
 class MessageReply(Struct, frozen=True):
     message: StoredMessage
+
+
+class Cluster(Struct, gc=False):
+    """Who answers for a stream or consumer; only a cluster says so."""
+
+    leader: str = ""
+
+
+class NoLeader(Unavailable):
+    """The reply has the settings of a stream or consumer, and zeros in place of what only its leader knows: none is
+    elected now (2.9 to 2.11), or its servers are down."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} has no leader now, so the reply says nothing of it")
+        self.name = name
 
 
 class ConsumerPosition(Struct, gc=False):
@@ -103,6 +120,7 @@ class ConsumerInfo(Struct, gc=False):
     num_waiting: Count = 0
     paused: bool = False
     push_bound: bool = False
+    cluster: Cluster | None = None
     ts: Moment | None = None
 
 
@@ -162,7 +180,22 @@ class StreamInfo(Struct, Generic[C]):
     config: C
     created: Text
     state: StreamState
+    cluster: Cluster | None = None
     ts: Moment | None = None
+
+
+class _Led(Protocol):
+    cluster: Cluster | None
+
+
+L = TypeVar("L", bound=_Led)
+
+
+def from_leader(info: L, name: str) -> L:
+    """What a leader says of a stream or consumer of this name. Raises NoLeader."""
+    if info.cluster is not None and not info.cluster.leader:
+        raise NoLeader(name)
+    return info
 
 
 class ListPage(Reply, Generic[T]):

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from nats_backpressure.adapters.nats.api import UNREADABLE
-from nats_backpressure.adapters.nats.api_types import ListPage
+from nats_backpressure.adapters.nats.api_types import ListPage, NoLeader
 from nats_backpressure.adapters.nats.observer_requests import Answer, ObserverRequests
 from nats_backpressure.protocol.subjects import NAME
 from nats_backpressure.protocol.timestamps import Now
@@ -46,7 +46,7 @@ class ItemReader(Protocol[R]):
     """Reads an item of a list."""
 
     def read(self, item: Raw) -> R:
-        """Raises what a decoder raises."""
+        """Raises what a decoder raises, and NoLeader."""
 
 
 class ListReader:
@@ -63,7 +63,7 @@ class ListReader:
         for listed.pages in range(1, PAGES_LIMIT + 1):
             answer = first or await self._requests.ask(op, b'{"offset":%d}' % offset)
             first = None
-            page, items, bad = self._page(kind, answer.data)
+            page, items, bad, silent = self._page(kind, answer.data)
             listed.seconds, listed.trip = listed.seconds + answer.took, listed.trip + answer.trip
             for item in items:
                 if NAME.fullmatch(name_of(item)):
@@ -73,28 +73,32 @@ class ListReader:
                     self._requests.dropped("name_unusable")
             listed.malformed |= {name for name in bad if name is not None}
             listed.unnamed += bad.count(None)
-            listed.missing |= {*(page.missing or ()), *(page.offline or ())}
+            listed.missing |= {*(page.missing or ()), *(page.offline or ()), *silent}
             first_total = page.total if first_total is None else first_total
             # Not from the number of items: a page lacks missing ones. Never negative: that ends a 2.9.10 server.
-            offset += page.limit or len(items) + len(bad)
-            if offset >= page.total or not (items or bad or page.missing or page.offline):
+            offset += page.limit or len(items) + len(bad) + len(silent)
+            if offset >= page.total or not (items or bad or silent or page.missing or page.offline):
                 seen = len(listed.items.keys() | listed.missing | listed.malformed) + listed.unnamed
                 listed.complete = seen == page.total == first_total
                 break
         return listed
 
-    def _page(self, kind: ItemReader[T], data: bytes) -> tuple[ListPage[Raw], list[T], list[str | None]]:
-        """A page, its items, and the names of malformed ones (None if the name cannot be read either)."""
+    def _page(self, kind: ItemReader[T], data: bytes) -> tuple[ListPage[Raw], list[T], list[str | None], list[str]]:
+        """A page, its items, the names of malformed ones (None if the name cannot be read either), and those of which
+        no leader says anything."""
         raw = self._requests.decoded(_ITEMS, data)
         items: list[T] = []
         bad: list[str | None] = []
+        silent: list[str] = []
         for item in raw.streams or raw.consumers or []:
             try:
                 items.append(kind.read(item))
             except UNREADABLE:
                 self._requests.dropped("consumer_info_malformed")
                 bad.append(_name(item))
-        return raw, items, bad
+            except NoLeader as error:
+                silent.append(error.name)
+        return raw, items, bad, silent
 
 
 class _Named(Struct, frozen=True):

@@ -13,13 +13,13 @@ from contextlib import suppress
 import msgspec
 from msgspec import Raw
 
-from nats_backpressure.adapters.nats.api_types import ConsumerInfo, StreamInfo, StreamInfoConfig
+from nats_backpressure.adapters.nats.api_types import ConsumerInfo, StreamInfo, StreamInfoConfig, from_leader
 from nats_backpressure.adapters.nats.list_reader import ListReader
-from nats_backpressure.adapters.nats.observer_requests import ObserverRequests, name_token
+from nats_backpressure.adapters.nats.observer_requests import Answer, ObserverRequests, name_token
 from nats_backpressure.adapters.nats.repeated_consumers import Listed, RepeatedConsumers, again
 from nats_backpressure.adapters.nats.repeated_list import RepeatedList, server_time
 from nats_backpressure.adapters.nats.samples import policy_metadata, sample, stream_look
-from nats_backpressure.core.model.samples import Sample
+from nats_backpressure.core.model.samples import Sample, StreamLook
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey
 from nats_backpressure.runtime.observations import (
@@ -56,8 +56,7 @@ class JetStreamObserver:
         epoch = self._requests.epoch
         info = await self._requests.ask(f"STREAM.INFO.{name_token(name)}", b"")
         self._requests.check_connection(epoch)
-        look = stream_look(self._requests.decoded(_STREAM, info.data))
-        return StreamsReading((look,), False, info.took, epoch, trip=info.trip)
+        return StreamsReading((self._look(info, name),), False, info.took, epoch, trip=info.trip)
 
     async def streams(self) -> StreamsReading:
         epoch = self._requests.epoch
@@ -84,7 +83,7 @@ class JetStreamObserver:
         listed = await self._lists.read(f"CONSUMER.LIST.{name_token(stream)}", known, lambda consumer: consumer.name)
         info = await self._requests.ask(f"STREAM.INFO.{name_token(stream)}", b"")
         self._requests.check_connection(epoch)
-        look = stream_look(self._requests.decoded(_STREAM, info.data))
+        look = self._look(info, stream)
         samples, slices = dict[int, Sample](), Slices(self._clock)
         for consumer, at in _moved_first(listed.items.values()):
             shown = consumer.shown  # a sample that repeats counts no `metadata_left_out` again
@@ -109,14 +108,14 @@ class JetStreamObserver:
                 with suppress(Unavailable, ConsumerGone, StreamGone):  # STREAM.INFO decides about the stream
                     op = f"CONSUMER.INFO.{name_token(stream)}.{name_token(name)}"
                     one = await self._requests.ask(op, b"", SINGLE_TIMEOUT)
-                    samples[name] = self._sample(stream, self._requests.decoded(_CONSUMER, one.data), one.at)
+                    samples[name] = self._read(stream, name, one)
                     took, trip = took + one.took, trip + one.trip
 
         epoch = self._requests.epoch
         await asyncio.gather(*(read() for _ in names[:SINGLES_AT_ONCE]))
         info = await self._requests.ask(f"STREAM.INFO.{name_token(stream)}", b"")
         self._requests.check_connection(epoch)
-        look = stream_look(self._requests.decoded(_STREAM, info.data))
+        look = self._look(info, stream)
         missing = tuple(name for name in names if name not in samples)
         read_all, took, trip = tuple(samples.values()), took + info.took, trip + info.trip
         return ConsumersReading(look, read_all, missing, False, (), took, epoch, partial=True, trip=trip)
@@ -127,7 +126,14 @@ class JetStreamObserver:
             op = f"CONSUMER.INFO.{name_token(key.stream)}.{name_token(key.consumer)}"
             info = await self._requests.ask(op, b"")
             self._requests.check_connection(epoch)
-        return self._sample(key.stream, self._requests.decoded(_CONSUMER, info.data), info.at)
+        return self._read(key.stream, key.consumer, info)
+
+    def _look(self, answer: Answer, name: str) -> StreamLook:
+        return stream_look(from_leader(self._requests.decoded(_STREAM, answer.data), name))
+
+    def _read(self, stream: str, name: str, answer: Answer) -> Sample:
+        info = from_leader(self._requests.decoded(_CONSUMER, answer.data), name)
+        return self._sample(stream, info, answer.at)
 
     def _sample(self, stream: str, info: ConsumerInfo, at: Now) -> Sample:
         metadata, left_out = policy_metadata(info.config.metadata or {})
@@ -144,4 +150,5 @@ def _moved_first(listed: Collection[tuple[Listed, Now]]) -> Iterator[tuple[Liste
 
 class _Streams:
     def read(self, item: Raw) -> StreamInfo[StreamInfoConfig]:
-        return _STREAM.decode(item)
+        stream = _STREAM.decode(item)
+        return from_leader(stream, stream.config.name)

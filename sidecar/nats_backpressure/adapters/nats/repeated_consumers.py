@@ -11,7 +11,7 @@ from msgspec import Raw, Struct
 from msgspec.json import Decoder
 from msgspec.structs import replace
 
-from nats_backpressure.adapters.nats.api_types import ConsumerInfo
+from nats_backpressure.adapters.nats.api_types import ConsumerInfo, from_leader
 from nats_backpressure.adapters.nats.repeated_list import TIME, VARIES
 from nats_backpressure.core.model.samples import Sample
 from nats_backpressure.protocol.timestamps import Now
@@ -54,12 +54,12 @@ class KnownConsumers:
         self._samples = samples
 
     def read(self, item: Raw) -> Listed:
-        """Raises what a decoder raises."""
+        """Raises what a decoder raises, and NoLeader."""
         text = _text(bytes(item))
         if (known := self._samples.get(text)) is not None:
             return Listed(known.key.consumer, text, known)
         info = _CONSUMER.decode(item)
-        return Listed(info.name, text, info)
+        return Listed(info.name, text, from_leader(info, info.name))
 
 
 def again(sample: Sample, at: Now) -> Sample:
