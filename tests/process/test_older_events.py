@@ -73,11 +73,20 @@ class OfTheApi:
         await pieces.unsubscribe()
 
     async def put_back(self) -> None:
-        await self._ask(f"{API}.DELETE.{EVENTS}")
-        asked = {"config": self._taken["config"], "state": self._taken["state"]}
-        place = (await self._ask(f"{API}.RESTORE.{EVENTS}", asked))["deliver_subject"]
-        for piece in [*self._pieces, b""]:
-            await self._ask(place, piece)
+        async def restored() -> bool:
+            await self._ask(f"{API}.DELETE.{EVENTS}")
+            asked = {"config": self._taken["config"], "state": self._taken["state"]}
+            try:
+                place = (await self._ask(f"{API}.RESTORE.{EVENTS}", asked))["deliver_subject"]
+                for piece in [*self._pieces, b""]:
+                    await self._ask(place, piece)
+            except AssertionError as error:
+                if "already in use" not in str(error):
+                    raise
+                return False  # a sidecar was faster, and made it again
+            return True
+
+        await eventually(restored, "the copy to be put back")
 
 
 async def last_says(wire: Wire, status: str) -> list[dict[str, Any]]:
