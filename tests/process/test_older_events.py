@@ -106,7 +106,9 @@ async def followed(wire: Wire, n: int) -> None:
 
     async def look() -> bool:
         answers = [await wire.ask(f"get.metrics.{SUBJECT}", {"windows": ["24h"]}) for _ in range(8)]
-        return all(sum(each["windows"]["24h"]["events"].values()) == n for each in answers)
+        consumers = await wire.nc.jetstream().consumers_info(EVENTS)  # who published counts before it receives
+        delivered = bool(consumers) and all(each.num_pending == 0 for each in consumers)
+        return delivered and all(sum(each["windows"]["24h"]["events"].values()) == n for each in answers)
 
     await eventually(look, f"{n} events in the windows of all")
 
