@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from nats_backpressure.core.model.event import SubjectEvent
-from nats_backpressure.core.subject.inputs import EventSent, Input
+from nats_backpressure.core.subject.inputs import EventSeen, EventSent, Input
 from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.policy.schema import Policy
@@ -50,3 +50,19 @@ def test_what_another_replica_published_is_published(
     assert stored is not None
     RecordFollower(cast("SubjectRegistry", registry)).take_event(stored)
     assert registry.fed == ([EventSent(event(1).id)] if taken else [])
+
+
+@pytest.mark.parametrize(
+    ("seen", "fed"),
+    [
+        (event(2), []),
+        (event(3), [EventSeen("e", 3)]),
+        (event(1, epoch="other"), [EventSeen("other", 1)]),
+    ],
+    ids=["counted", "a later one", "another epoch"],
+)
+def test_an_event_that_the_record_does_not_count_is_news(seen: SubjectEvent, fed: list[Input]) -> None:
+    registry, stored = Registry(None), parse_event(msgspec.json.encode(serialize.event_message(seen, "i")))
+    assert stored is not None
+    RecordFollower(cast("SubjectRegistry", registry)).take_event(stored)
+    assert registry.fed == fed

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nats_backpressure.core.subject.inputs import EventSent, RecordFollowed, RecordLoaded, RecordMissing
+from nats_backpressure.core.subject.inputs import EventSeen, EventSent, RecordFollowed, RecordLoaded, RecordMissing
+from nats_backpressure.core.subject.left_epochs import is_news
 from nats_backpressure.core.subject.record import Record
 from nats_backpressure.runtime.ports import Stored
 from nats_backpressure.runtime.stored_events import CachedEvent
@@ -37,9 +38,13 @@ class RecordFollower:
             self._registry.feed(subject, RecordMissing())
 
     def take_event(self, event: CachedEvent) -> None:
-        """An event is in the stream. Where this replica cannot publish it, another one did: the next one can follow."""
+        """An event is in the stream. Where this replica cannot publish it, another one did: the next one can follow.
+        Where its record was not seen, it is read: the bucket may be read again just now, or be an older one."""
         state = self._registry.subjects.get(event.subject)
-        if state is None or state.record is None or state.publishing is None:
+        if state is None or state.record is None:
+            return
+        if is_news(state, event.epoch, event.seq):
+            self._registry.feed(event.subject, EventSeen(event.epoch, event.seq))
             return
         ours = next((one for one in state.record.unsent if one.id == state.publishing), None)
         # One with the same id and another time is another change.

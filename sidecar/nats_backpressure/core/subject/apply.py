@@ -17,6 +17,7 @@ from nats_backpressure.core.subject.inputs import (
     Dismissed,
     EventConflict,
     EventDropped,
+    EventSeen,
     EventSent,
     GatewayReported,
     Input,
@@ -33,7 +34,7 @@ from nats_backpressure.core.subject.inputs import (
     WriteDone,
     WriteFailing,
 )
-from nats_backpressure.core.subject.left_epochs import is_left_behind
+from nats_backpressure.core.subject.left_epochs import counts, is_left_behind, is_news, with_known
 from nats_backpressure.core.subject.member_update import evaluated
 from nats_backpressure.core.subject.newest_record import continues, is_lost, is_newest
 from nats_backpressure.core.subject.read_members import with_readings
@@ -141,6 +142,8 @@ def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
         # One that does not know this epoch would take ours, of which the stream lacks events, for an older one.
         lost = ours is not None and is_lost(ours, instead)
         return with_created(replace(state, unstored=state.unstored or lost), instead, now, stored=True)
+    if instead is None and not input_.newer and is_left_behind(state, input_.record):
+        return replace(state, must_reload=True, doubted=True)
     if ours is not None and not state.unstored and not input_.newer and state.newer_seen_at is None:
         if instead is None and not continues(ours, input_.record):
             return replace(state, must_reload=True, doubted=True)
@@ -234,6 +237,16 @@ def _(input_: RecordMissing, state: SubjectState, now: Now) -> SubjectState:
         revision=0 if input_.recreated else state.revision,
         followed=ANY_REVISION if state.loading else 0,  # what is being read may be older than this
     )
+
+
+@apply.register
+def _(input_: EventSeen, state: SubjectState, now: Now) -> SubjectState:
+    if not is_news(state, input_.epoch, input_.seq):
+        return state
+    state, writing = with_known(state, input_.epoch, input_.seq), state.writing
+    if writing is not None and counts(writing.record, input_.epoch, input_.seq):
+        return state  # it is stored, and its reply is under way
+    return replace(state, must_reload=True, writing=None)
 
 
 @apply.register

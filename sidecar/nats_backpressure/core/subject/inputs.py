@@ -144,6 +144,13 @@ class RecordMissing(Struct, frozen=True):
     """Whether the bucket was created again: its revisions are no longer those that we know."""
 
 
+class EventSeen(Struct, frozen=True):
+    """An event is in the event stream, of any replica."""
+
+    epoch: str
+    seq: int
+
+
 class EventSent(Struct, frozen=True):
     """The event is in the event stream."""
 
@@ -189,6 +196,7 @@ Input = (
     | WriteFailing
     | WriteConflict
     | RecordMissing
+    | EventSeen
     | EventSent
     | EventConflict
     | EventDropped

@@ -3,6 +3,8 @@ stored again: its next ids were given long ago, though neither the bucket nor th
 
 from __future__ import annotations
 
+import math
+
 from msgspec.structs import replace
 
 from nats_backpressure.core.subject.record import Record
@@ -10,18 +12,43 @@ from nats_backpressure.core.subject.state import SubjectState
 
 REMEMBERED = 8
 """Epochs of a subject; the oldest goes. Another one begins only where a store lost something."""
+OVER = math.inf
+"""In place of the highest known number of an epoch, once another one was stored after it: others may have given any."""
 
 
 def with_left_epoch(before: SubjectState, state: SubjectState) -> SubjectState:
-    """The state after its record changed: the epoch of the one before is remembered where it was left."""
+    """The state after its record changed: the epoch of the one before is remembered where it was left. It is over once
+    a record of another one is stored: until then others may go on with it."""
     was, record = before.record, state.record
-    if was is None or before.unstored or (record is not None and record.epoch == was.epoch):
+    stored = record is not None and not state.unstored
+    left = was is not None and not before.unstored and (record is None or record.epoch != was.epoch)
+    if was is not None and left:
+        state = with_known(state, was.epoch, was.seq)
+    if record is None or not stored or not (left or before.unstored):
         return state
+    known = ((epoch, OVER) for epoch, _ in state.left_epochs if epoch != record.epoch)
+    return replace(state, left_epochs=tuple(known))
+
+
+def with_known(state: SubjectState, epoch: str, seq: int) -> SubjectState:
+    """The state that knows how far the numbers of an epoch went, at least."""
     others = dict(state.left_epochs)
-    reached = max(was.seq, others.pop(was.epoch, 0))
-    return replace(state, left_epochs=(*tuple(others.items())[1 - REMEMBERED :], (was.epoch, reached)))
+    reached = max(seq, others.pop(epoch, 0))
+    return replace(state, left_epochs=(*tuple(others.items())[1 - REMEMBERED :], (epoch, reached)))
 
 
 def is_left_behind(state: SubjectState, record: Record) -> bool:
-    """Whether a record is older than what is known of its epoch, which was left."""
-    return any(record.epoch == epoch and record.seq < seq for epoch, seq in state.left_epochs)
+    """Whether a record is of an epoch that is over, or older than what is known of its epoch."""
+    return record.seq < dict(state.left_epochs).get(record.epoch, 0)
+
+
+def counts(record: Record, epoch: str, seq: int) -> bool:
+    """Whether an event is one of those that a record has counted."""
+    return record.epoch == epoch and seq <= record.seq
+
+
+def is_news(state: SubjectState, epoch: str, seq: int) -> bool:
+    """Whether an event that was published shows that another record than ours is stored, or was."""
+    if state.record is None or counts(state.record, epoch, seq):
+        return False
+    return seq > dict(state.left_epochs).get(epoch, 0)

@@ -48,7 +48,7 @@ class SubjectState(Struct, frozen=True, gc=False):
     """What is stored, as far as known; None until a record was loaded or created."""
     revision: int = 0
     """Revision of the stored key; 0 where there is none."""
-    left_epochs: tuple[tuple[str, int], ...] = ()
+    left_epochs: tuple[tuple[str, float], ...] = ()
     """Epochs that `record` has had before, each with the highest `seq` known of it; see `core.subject.left_epochs`."""
     unstored: bool = False
     """Whether `record` was created here and is not stored yet."""

@@ -10,6 +10,7 @@ from nats_backpressure.core.model.member import NOTHING_CARRIED
 from nats_backpressure.core.status.alert_times import running_since
 from nats_backpressure.core.subject import next_record
 from nats_backpressure.core.subject.inputs import RecordCreated, RecordFollowed, RecordLoaded
+from nats_backpressure.core.subject.left_epochs import is_left_behind
 from nats_backpressure.core.subject.newest_record import agrees, is_lost, lost_since
 from nats_backpressure.core.subject.restart_facts import (
     new_member,
@@ -89,8 +90,8 @@ def taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, no
 def with_created(state: SubjectState, input_: RecordCreated, now: Now, *, stored: bool) -> SubjectState:
     """The state where what is stored is not the newest record. `stored`: there is one, which is to be replaced."""
     ours, missed = state.record, state.followed > input_.revision
-    if state.newer_seen_at is not None or state.unstored:
-        ours = None  # of a newer version whose replicas are gone, or not stored at all
+    if state.newer_seen_at is not None or state.unstored or (ours is not None and is_left_behind(state, ours)):
+        ours = None  # of a newer version whose replicas are gone, not stored at all, or its next ids were given
     state = replace(
         state,
         loading=False,
