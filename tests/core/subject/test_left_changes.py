@@ -11,7 +11,7 @@ from nats_backpressure.core.model.reading import Reading
 from nats_backpressure.core.subject.inputs import ConsumerJoined, ConsumerLeft, ConsumerRead, RecordFollowed, Tick
 from nats_backpressure.core.subject.left_changes import KEPT_BACK_FOR, LEFT_FOR, UNNAMED_FOR, UNSURE_FOR
 from nats_backpressure.core.subject.other_policies import REPORTED_AFTER
-from nats_backpressure.policy.schema import Policy
+from nats_backpressure.policy.schema import MarkRule, Policy
 from nats_backpressure.protocol.timestamps import Now
 from nats_backpressure.protocol.values import ConsumerKey, Diagnosis, EventType, Status
 from tests.core.subject.test_two_replicas import KEY, Replica, Store, types
@@ -33,9 +33,9 @@ def follow(replica: Replica, at: float) -> None:
         replica.feed(RecordFollowed(store.record, store.revision), at)
 
 
-def read(replica: Replica, at: float, latency: float, lost: int = 0) -> None:
+def read(replica: Replica, at: float, latency: float, lost: int = 0, policy: Policy = POLICY) -> None:
     follow(replica, at)
-    replica.feed(ConsumerJoined(KEY, POLICY), at)
+    replica.feed(ConsumerJoined(KEY, policy), at)
     replica.feed(ConsumerRead(Reading(KEY, Now(at, at), 5, 30, latency, None, latency_evidence=True, lost=lost)), at)
     replica.feed(Tick(), at)
 
@@ -82,6 +82,31 @@ def test_without_a_writer_nothing_waits_and_too_early_to_know_only_what_changes_
         at += 0.1
         read(other, at, HIGH)
     assert at - 1000.1 == pytest.approx(0.0 if seen is None else UNSURE_FOR, abs=0.11)
+
+
+MILD = Policy(alert_on_active=False, latency_p95=MarkRule(20_000, 30_000, 40_000))
+
+
+@pytest.mark.parametrize(
+    ("told_after", "expected"), [(0.03, ["recovery"]), (None, ["recovery", "backpressure_warning"])]
+)
+def test_a_change_by_newer_policies_is_not_taken_back_before_these_can_have_come(
+    told_after: float | None, expected: list[str]
+) -> None:
+    """Both take themselves for the writer, as while the reading of a stream is handed over."""
+    store, one, other = pair()
+    at = 1000.0
+    while types(store)[-1:] != ["recovery"]:
+        at += 0.1
+        read(other, at, HIGH)
+        read(one, at, HIGH, policy=MILD if at > 1003.0 else POLICY)
+    before = len(store.events) - 1
+    for n in range(170):
+        told = told_after is not None and n / 100 >= told_after
+        read(other, at + n / 100, HIGH, policy=MILD if told else POLICY)
+        if n == 140:
+            assert types(store)[before:] == ["recovery"]
+    assert types(store)[before:] == expected
 
 
 def test_what_the_writer_does_not_put_right_is_put_right_as_the_writer_judged_it() -> None:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from nats_backpressure.core.subject.state import SubjectState
 from nats_backpressure.protocol.timestamps import Now
+from nats_backpressure.protocol.values import Status
 
 LEFT_FOR = 1.5
 """Seconds for which a change is left to the writer without a sign that it runs; it gives one each second."""
@@ -38,6 +39,12 @@ def is_left_to_writer(state: SubjectState, now: Now, writer_seen_at: float | Non
     since = now.mono if state.left_since is None else state.left_since
     left_for = UNSURE_FOR if writer_seen_at == -math.inf else LEFT_FOR
     return now.mono - max(since, writer_seen_at) < left_for
+
+
+def takes_back(state: SubjectState, status: Status, now: Now) -> bool:
+    """Whether a change to this status is left for a moment, since another replica has just changed it from that: two
+    may take themselves for the writer, and that one may have the newest policies already."""
+    return not state.unstored and status is state.status_before and now.mono - state.changed_elsewhere_at < LEFT_FOR
 
 
 def with_kept_back(state: SubjectState, now: Now, cut_off: bool) -> SubjectState:

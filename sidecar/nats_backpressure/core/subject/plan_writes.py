@@ -24,6 +24,7 @@ from nats_backpressure.core.subject.left_changes import (
     is_left_to_writer,
     is_named_here,
     is_restored_here,
+    takes_back,
     with_kept_back,
     with_left_change,
     without_left_change,
@@ -114,7 +115,8 @@ def _plan_write(
     effects: list[Effect] = []
     kept_back = is_kept_back(state, now, context.connected_for)
     unproved = kept_back and change is not None and change.record.unknown
-    if unproved or is_left_to_writer(state, now, context.writer_seen_at, kept_back):
+    back = change is not None and takes_back(state, change.record.status, now)
+    if unproved or back or is_left_to_writer(state, now, context.writer_seen_at, kept_back):
         state, reports = with_difference(with_left_change(state, now), change, now)
         effects += reports
         change = next_record.restored_record(state, now) if is_restored_here(state, now) else None

@@ -71,6 +71,9 @@ class SubjectState(Struct, frozen=True, gc=False):
     reported_at: float = -math.inf
     """While nothing was read here: monotonic time of the newest report of another replica that it has readings of what
     is stored."""
+    status_before: Status | None = None
+    changed_elsewhere_at: float = -math.inf
+    """The status that was stored before the one of another replica's record, and monotonic time of that change."""
     unknown_elsewhere_at: float = -math.inf
     """Monotonic time at which another replica stored the status as unknown: only a later reading makes it known."""
     newer_seen_at: float | None = None

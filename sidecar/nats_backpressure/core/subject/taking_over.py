@@ -52,6 +52,8 @@ def taken_over(state: SubjectState, stored_as: RecordLoaded | RecordFollowed, no
     if state.record is None:
         state = replace(state, unproved_at_load=unproved)
     else:  # another replica stored it
+        if record.status is not state.record.status:
+            state = replace(state, status_before=state.record.status, changed_elsewhere_at=now.mono)
         state = replace(
             state,
             publish_after=state.publish_after if len(known) == len(record.unsent) else now.mono + UNSENT_WAIT,
