@@ -36,6 +36,7 @@ class FakeStateStore:
         self.values: dict[str, tuple[bytes, int]] = {}
         self.beats: list[bytes] = []
         self.on_heartbeat: Callable[[Heartbeat], None] = lambda heartbeat: None
+        self.on_current: Callable[[], object] = lambda: None
         self._revision = 0
         self._followers: list[Callable[[str, Stored], None]] = []
         self._heartbeats: list[Callable[[bytes], None]] = []

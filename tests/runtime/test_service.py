@@ -55,6 +55,20 @@ async def test_each_change_is_published_once_whatever_fails(seed: int) -> None:
     assert moves[-1].now is Status.ACTIVE
 
 
+async def test_what_waited_until_everything_was_read_again_is_written_at_once() -> None:
+    world = World()
+    async with world.living() as service:
+        await world.published(service, Status.INACTIVE)
+        world.store.is_current = False
+        world.load()
+        await world.clock.run(20.0)  # tries are up to 5 s apart by now
+        assert not world.publisher.events
+        world.store.is_current = True
+        world.store.on_current()
+        await world.clock.run(0.2)
+        assert [event.now for event in world.publisher.events] == [Status.ACTIVE]
+
+
 async def test_a_slow_list_of_one_stream_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     world.js.add_stream("STUCK", ("stuck",))

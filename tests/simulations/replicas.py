@@ -274,6 +274,7 @@ class RemoteStateStore(Remote):
         self._again = False
         self._heartbeat = b""
         self.on_heartbeat: Callable[[Heartbeat], None] = lambda heartbeat: None
+        self.on_current: Callable[[], object] = lambda: None
 
     @property
     def is_current(self) -> bool:
@@ -344,6 +345,7 @@ class RemoteStateStore(Remote):
         made_at = self._link.made_at
         entries = await self._link.call(self._target.entries)
         self._read_on = made_at
+        self.on_current()
         self._again, self._reached, gone = False, 0, self._keys - entries.keys()
         self._keys.clear()
         for subject, stored in (*entries.items(), *((subject, Stored(None, 0)) for subject in gone)):

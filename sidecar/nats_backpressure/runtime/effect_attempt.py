@@ -142,9 +142,9 @@ class EffectAttempt:
         self.registry.feed(subject, WriteDone(writing.nonce, revision))
 
     def _require_current(self) -> None:
-        """Raise Unavailable between a reconnect and the reading of what is stored: the store may have gone back."""
+        """Raise Unavailable where what is stored must be read first: the store may have gone back."""
         if not self._store.is_current:
-            raise Unavailable("what is stored is read again since the connection was made")
+            raise Unavailable("what is stored is being read again: the connection or the bucket may be another one")
 
     def _report_written(self, record: Record) -> None:
         state = self.registry.subjects.get(record.subject)

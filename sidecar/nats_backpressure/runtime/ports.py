@@ -94,6 +94,8 @@ class StateStore(Protocol):
 
     on_heartbeat: Callable[[messages.Heartbeat], None]
     """Called with each heartbeat that another replica stored, while `follow` runs; for its reader to set."""
+    on_current: Callable[[], object]
+    """Called when `is_current` begins to hold; for whoever waits for that to set."""
 
     def connected(self) -> None:
         """A connection was made: what is stored may be older than what was known."""

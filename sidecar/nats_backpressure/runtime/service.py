@@ -65,6 +65,7 @@ class Service:
         self._summary, self._gap = WatchedSummary(registry, clock), ReadingGap(registry, clock)
         self._tick_every, self._started_at = tick, clock.now().mono
         self._loaded, self.known = asyncio.Event(), asyncio.Event()
+        store.on_current = effects.retry_now
 
     async def run(self, stop: asyncio.Event, finish_within: float) -> None:
         """Observe until `stop`; then let writes and publishes end, for `finish_within` seconds at most."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import nats
 import pytest
 from nats.aio.client import Client
@@ -65,6 +66,12 @@ class Followed:
         shown = info.state.last_seq if info and last_seq is None else last_seq or 0
         look = StreamLook("S", created or (info.created if info else ""), 1, shown, shown)
         self.follower.take_look(look, asked_at)
+
+    async def read_times(self, n: int) -> None:
+        async def so_often() -> bool:
+            return len(self.read) == n
+
+        await eventually(so_often, f"{n} readings of everything, not {self.read}", 10)
 
     async def took(self, *payloads: str) -> None:
         async def all_there() -> bool:
@@ -121,15 +128,38 @@ async def test_own_writes_are_not_taken_and_count_as_accounted_for_once_nothing_
         await followed.took("theirs", "theirs-4", "theirs-6")
 
 
-async def test_a_consumer_that_was_deleted_is_made_again_where_it_stopped(followed: Followed) -> None:
+async def test_after_a_consumer_that_was_deleted_everything_is_read_again(followed: Followed) -> None:
+    current: list[bool] = []
+    followed.follower.on_current = lambda: current.append(followed.follower.is_current)
     async with following(followed):
         await followed.publish("a")
         await followed.took("a")
         for consumer in await followed.nc.jetstream().consumers_info("S"):
             await followed.nc.jetstream().delete_consumer("S", consumer.name)
+        await followed.read_times(2)
         await followed.publish("b")
         await followed.took("a", "b")
-        assert followed.read == [0]
+        assert followed.read == [0, 1] and current == [True, True]
+
+
+async def test_a_copy_with_the_creation_time_of_the_stream_and_more_messages_is_read_again(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    js, stream = followed.nc.jetstream(), JetStreamApi.stream
+
+    async def as_created_then(api: JetStreamApi, name: str) -> Any:  # servers before 2.15 restore that, too
+        return None if (info := await stream(api, name)) is None else msgspec.structs.replace(info, created="then")
+
+    monkeypatch.setattr(JetStreamApi, "stream", as_created_then)
+    async with following(followed):
+        await followed.publish("a")
+        await followed.took("a")
+        await js.delete_stream("S")
+        await js.add_stream(name="S", subjects=["s.>"])
+        await followed.publish("x", "y", "z")
+        await followed.read_times(2)
+        await followed.publish("b")
+        await followed.took("a", "b")
 
 
 async def test_what_a_list_shows_and_does_not_arrive_is_fetched_by_another_consumer(

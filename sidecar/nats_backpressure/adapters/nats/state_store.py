@@ -58,6 +58,8 @@ class JetStreamStateStore:
         self._loading: _Loading | None = None
         """What `load_all` had read when it failed."""
         self.on_heartbeat: Callable[[Heartbeat], None] = lambda heartbeat: None
+        self.on_current: Callable[[], object] = lambda: None
+        self._follower.on_current = lambda: self.on_current()
         self._heartbeat = 0
         """The revision of the newest heartbeat of any replica, as far as it was read or written."""
 

@@ -39,16 +39,14 @@ BEHIND = 0.3
 """Seconds after which what the list of streams showed must have arrived."""
 INACTIVE = 120
 """Seconds after which the server removes a consumer that is no longer pulled from."""
-FIRST_RETRY, LAST_RETRY = 0.1, 5.0
-"""Seconds before the next consumer, doubling with jitter; one that lived for LAST_RETRY resets them."""
+FIRST_RETRY, LAST_RETRY, LIVED = 0.1, 5.0, 2.0
+"""Seconds before the next consumer, doubling with jitter; one that lived for LIVED resets them."""
 LOGGED_AT, RARELY = 5, 30.0
 """The failed try at which it is logged as a warning, and seconds before the next one from then on."""
 SINGLY = 1000
 """Messages at the end of another stream that are read by a request each."""
 TRIES = 2
 """Failed tries on one connection after which what is stored there counts as current: a right may be missing."""
-ENDED = frozenset({"404", "408"})
-"""The status with which the server ends a pull in time."""
 
 Info = StreamInfo[dict[str, Any]]
 
@@ -57,7 +55,8 @@ class StreamFollower:
     """Calls `take` with each message that we did not write ourselves.
 
     `read_all` is called first, and whenever the connection is another one, or the stream is another or an older one,
-    as `position.is_other` says: it accounts for all that is stored, and returns up to which sequence."""
+    as `position.is_other` says, or may be, since the consumer is gone: it accounts for all that is stored, and returns
+    up to which sequence."""
 
     def __init__(
         self,
@@ -75,6 +74,8 @@ class StreamFollower:
         self.on_other: Callable[[bool], object] | None = None
         """Called when a stream with messages was found in the place of the one that was followed: an older copy of that
         (True), or one that was created since, of a copy or anew."""
+        self.on_current: Callable[[], object] = lambda: None
+        """Called when everything was read again."""
         self._newest: Message | None = None
         """The newest message that is known of the stream, where `on_other` is set; of a MiB at most."""
         self._read_on: Client | None = None
@@ -142,7 +143,7 @@ class StreamFollower:
             started, error = self._clock.now().mono, await self._try_to_follow()
             # An outage says nothing of rights; and who creates the stream logs that it is missing.
             failed = 0 if error in (None, self._missing) or not self._is_connected() else failed + 1
-            if error is None and self._clock.now().mono - started >= LAST_RETRY:
+            if error is None and self._clock.now().mono - started >= LIVED:
                 delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
             if error is not None:
                 self._report(error, log.warning if failed == LOGGED_AT else log.debug)
@@ -236,6 +237,7 @@ class StreamFollower:
             followed, position.is_other = position.created, older or not same
             other, reached = position.is_other and followed, await self._read_all(info)
             self.continue_from(info.created, reached, client)
+            self.on_current()
             if other and info.state.messages:
                 self._tell_other(older)
         if self._newest is None and self.on_other and info.state.messages:
@@ -260,6 +262,8 @@ class StreamFollower:
         try:
             while client.is_connected and await self._pull(pulls):
                 pass
+            if pulls.gone:  # perhaps with its stream; of a copy put back nothing else shows that it is one
+                self._read_on = None
         finally:
             with suppress(Exception):
                 await subscription.unsubscribe()
@@ -281,8 +285,7 @@ class StreamFollower:
             while self._received:
                 raw = self._received.popleft()
                 if raw.subject == pulls.inbox:  # nothing that is stored: the server says how it goes on
-                    pulls.works = (raw.headers or {}).get("Status") in ENDED
-                    return pulls.works
+                    return pulls.end(raw.headers or {})
                 if not self._arrived(raw, pulls):
                     return False
                 missing -= 1

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from nats_backpressure.core.subject.record import Record
 from nats_backpressure.core.subject.state import SubjectState
 
-REMEMBERED = 8
+REMEMBERED = 32
 """Epochs of a subject; the oldest goes. Another one begins only where a store lost something."""
 OVER = math.inf
 """In place of the highest known number of an epoch, once another one was stored after it: others may have given any."""
