@@ -51,7 +51,6 @@ class Consumer:
     ack_wait: float = 30.0
     sampled: bool = False
     ack_policy: str = "explicit"
-    durable: bool = True
     reports: WorkerReports = NO_REPORTS
     track: ConsumerTracker = field(default_factory=ConsumerTracker)
 
@@ -88,7 +87,6 @@ class Consumer:
                 ack_wait=self.ack_wait,
                 sampled=self.sampled,
                 ack_policy=self.ack_policy,
-                durable=self.durable,
             ),
             at=Now(self.at, self.at),
             pending=self.last - max(self.delivered, self.first - 1),
@@ -834,31 +832,6 @@ def test_a_consumer_whose_creation_is_reported_a_moment_later_is_the_same(
     assert isinstance(reading, Reading)
     assert (reading.made != before.made) is is_other
     assert (reading.diagnosed_for < before.diagnosed_for) is is_other
-
-
-@pytest.mark.parametrize(
-    ("durable", "deliveries", "is_other"),
-    [
-        pytest.param(False, 0, False, id="it stands where it was"),
-        pytest.param(False, 5, False, id="it went on"),
-        pytest.param(False, -30, True, id="it begins anew"),
-        pytest.param(True, 0, True, id="a durable one is told with its own time"),
-    ],
-)
-def test_one_without_a_durable_name_may_be_told_with_the_start_of_the_server(
-    durable: bool, deliveries: int, is_other: bool
-) -> None:
-    consumer = Consumer(created=BORN, durable=durable)
-    consumer.publish(60)
-    consumer.deliver(30)
-    for _ in range(30):
-        before = consumer.read()
-    consumer.created = "2026-11-27T21:40:00Z"
-    consumer.given += deliveries
-    for _ in range(2):
-        reading = consumer.take()
-    assert isinstance(reading, Reading)
-    assert (reading.made != before.made) is is_other
 
 
 LATER = "2026-11-27T20:26:13.296523474Z"

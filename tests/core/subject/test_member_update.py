@@ -62,6 +62,8 @@ def test_an_ignored_consumer_has_no_pressure(pending: int) -> None:
         pytest.param({"losing": True}, {"data_loss"}, id="a loss that is not counted yet"),
         pytest.param({"purged": True}, {"purged"}, id="a purge"),
         pytest.param({"made": 2}, {"consumer_deleted"}, id="another consumer of that name, or in another stream"),
+        pytest.param({"made": 2, "durable": False}, set(), id="one told with the start of the server"),
+        pytest.param({"made": 2, "durable": False, "delivered_consumer": 0}, {"consumer_deleted"}, id="another one"),
         pytest.param({"made": 2, "pending": 1500}, set(), id="one that has all of it before it"),
         pytest.param({"delivered_consumer": 0}, {"consumer_reset"}, id="a reset, which begins its count again"),
         pytest.param({"reset": True}, {"consumer_reset"}, id="a reset of one that had delivered nothing"),

@@ -71,6 +71,7 @@ class Reading(Struct, frozen=True, gc=False):
     made: int = 0
     """A mark (`signals.incarnations`) of the creation of stream and consumer: within one process it stays the same as
     long as they do, and what another one stored of the same ones matches it."""
+    durable: bool = True
     delivered_consumer: int = 0
     waiting: int = 0
     """Pull requests that wait at the server."""

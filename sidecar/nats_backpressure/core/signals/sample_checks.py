@@ -24,10 +24,8 @@ def _starts_later(sample: Sample) -> bool:
 
 
 def is_one_consumer(last: Sample, sample: Sample) -> bool:
-    """Whether a sample with another creation time can be of the same consumer, later. Of one without a durable name
-    servers before 2.12 tell when they started themselves."""
-    survived = not sample.config.durable and sample.config == last.config
-    return (survived or may_be_one(last.created, sample.created)) and not _went_backwards(last, sample)
+    """Whether a sample with another creation time can be of the same consumer, later."""
+    return may_be_one(last.created, sample.created) and not _went_backwards(last, sample)
 
 
 def contradiction(last: Sample, sample: Sample, before: StreamLook, look: StreamLook) -> str | None:

@@ -397,6 +397,7 @@ class ConsumerTracker:
             purged=self._losses.purged,
             reset=self._losses.reset,
             made=self._made,
+            durable=sample.config.durable,
             handed_back=self._delayed_naks.count_in_flight(sample),
             account=self._losses.account,
             paused=sample.paused,

@@ -35,9 +35,11 @@ def _exchanged(before: Reading | None, reading: Reading) -> str | None:
     """What else than work took messages from the consumer's count: it begins at another place of the stream."""
     if before is None or reading.pending >= before.pending:
         return None
+    went_back = reading.delivered_consumer < before.delivered_consumer
     if before.made != reading.made:
-        return CONSUMER_DELETED
-    return CONSUMER_RESET if reading.reset or reading.delivered_consumer < before.delivered_consumer else None
+        # Servers before 2.12 tell one without a durable name as created when they started.
+        return CONSUMER_DELETED if reading.durable or went_back else None
+    return CONSUMER_RESET if reading.reset or went_back else None
 
 
 def with_losses(member: Member, reading: Reading, now: float) -> Member:
