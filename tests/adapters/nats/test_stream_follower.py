@@ -19,12 +19,14 @@ from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
 from nats_backpressure.adapters.nats import api, stream_follower
-from nats_backpressure.adapters.nats.api import JetStreamApi, Message
+from nats_backpressure.adapters.nats.api import ApiError, JetStreamApi, Message
+from nats_backpressure.adapters.nats.api_types import NoLeader
 from nats_backpressure.adapters.nats.stream_follower import StreamFollower
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.runtime.clock import SystemClock
 from nats_backpressure.runtime.ports import Unavailable
 from tests.conftest import StartServer
+from tests.fakes.clock import FakeClock
 from tests.support.background import meanwhile
 from tests.support.sidecar import eventually
 
@@ -403,6 +405,40 @@ async def test_what_a_node_that_lags_behind_delivers_late_is_taken() -> None:
             return taken == [100]
 
         await eventually(took, "the late message")
+
+
+class _LeaderlessNode(_LaggingNode):
+    """Of a cluster that has no leader as long as there is an error."""
+
+    error: Exception | None = None
+    tries = 0
+
+    async def stream(self, name: str) -> Any:
+        self.tries += 1
+        if self.error is not None:
+            raise self.error
+        return await super().stream(name)
+
+
+@pytest.mark.parametrize("error", [NoLeader("S"), ApiError(503, 10008, "JetStream system temporarily unavailable")])
+async def test_a_stream_without_a_leader_is_no_missing_right_and_nothing_is_current_before_it_has_one(
+    error: Exception,
+) -> None:
+    node, clock = _LeaderlessNode(), FakeClock()
+    node.error = error
+
+    async def read_all(info: Any) -> int:
+        return 100
+
+    api_, client = cast(JetStreamApi, node), cast(Client, node)
+    follower = StreamFollower(api_, lambda: client, clock, "S", "s.>", lambda message: None, read_all)
+    with capture_logs() as logged:
+        async with meanwhile(follower.run()):
+            await clock.until(lambda: node.tries > 2 * stream_follower.LOGGED_AT, "many tries")
+            assert not follower.is_current, "what is stored was not read"
+            node.error = None
+            await clock.until(lambda: follower.is_current, "the first reading", stream_follower.LAST_RETRY)
+    assert {line["log_level"] for line in logged} == {"debug"}
 
 
 def users(denied: str = "") -> str:

@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats_backpressure.adapters.nats.api_types import (
     ConsumerCreated,
     MessageReply,
+    NoLeader,
     PubAck,
     Reply,
     StreamInfo,
@@ -32,7 +33,7 @@ AT_ONCE = 64
 """Requests of one JetStreamApi under way, and as many writes; further ones wait, within their own timeout."""
 WRONG_SEQUENCE = frozenset({10071, 10164})
 """Error codes of a write whose expected last sequence was another."""
-NO_MESSAGE, NO_STREAM, NO_ROOM_FOR_CONSUMER = 10037, 10059, 10026
+NO_MESSAGE, NO_STREAM, NO_ROOM_FOR_CONSUMER, NO_META_LEADER = 10037, 10059, 10026, 10008
 BATCH_SILENCE = 2.0
 """Seconds without the next message of a batch, after which single messages are read."""
 SINGLE_FOR = 300.0
@@ -47,6 +48,11 @@ class ApiError(Unavailable):
     def __init__(self, code: int, err_code: int, description: str) -> None:
         super().__init__(f"{description} ({code}, {err_code})")
         self.code, self.err_code = code, err_code
+
+
+def is_leaderless(error: Exception) -> bool:
+    """Whether a leader is missing, of the stream or of JetStream: as a rule one is elected within seconds."""
+    return isinstance(error, NoLeader) or (isinstance(error, ApiError) and error.err_code == NO_META_LEADER)
 
 
 class Requests(Protocol):

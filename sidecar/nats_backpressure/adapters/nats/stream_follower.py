@@ -19,7 +19,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from nats_backpressure.adapters.nats.api import JetStreamApi, Message
+from nats_backpressure.adapters.nats.api import JetStreamApi, Message, is_leaderless
 from nats_backpressure.adapters.nats.api_types import StreamInfo
 from nats_backpressure.adapters.nats.remedies import remedy_of_code
 from nats_backpressure.adapters.nats.stream_position import StreamPosition
@@ -141,12 +141,11 @@ class StreamFollower:
             raise_if_cancelled()
             self._connected.clear()
             started, error = self._clock.now().mono, await self._try_to_follow()
-            # An outage says nothing of rights; and who creates the stream logs that it is missing.
-            failed = 0 if error in (None, self._missing) or not self._is_connected() else failed + 1
+            failed = 0 if error is None or self._is_outage(error) else failed + 1
             if error is None and self._clock.now().mono - started >= LIVED:
                 delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
             if error is not None:
-                self._report(error, log.warning if failed == LOGGED_AT else log.debug)
+                self._report(str(error) or type(error).__name__, log.warning if failed == LOGGED_AT else log.debug)
             delay = RARELY if failed >= LOGGED_AT else next(delays)
             await (self._read_singly(delay) if failed > 1 else self._clock.wait(self._connected, delay))
 
@@ -154,15 +153,21 @@ class StreamFollower:
     def _missing(self) -> str:
         return f"there is no stream {self.stream}"
 
-    async def _try_to_follow(self) -> str | None:
+    def _is_outage(self, error: Exception) -> bool:
+        """Whether it says nothing of rights: who creates the stream logs that it is missing, and who writes to it that
+        it has no leader."""
+        return str(error) == self._missing or is_leaderless(error) or not self._is_connected()
+
+    async def _try_to_follow(self) -> Exception | None:
         """The life of one consumer; returns what is wrong if it delivered nothing."""
         client = None
         try:
             client = self._client()
             await self._follow(client)
         except (Unavailable, TimeoutError, nats.errors.Error) as error:
-            self._tried = client, min(TRIES, self._tried[1] + 1 if client is self._tried[0] else 1)
-            return str(error) or type(error).__name__
+            if not is_leaderless(error):
+                self._tried = client, min(TRIES, self._tried[1] + 1 if client is self._tried[0] else 1)
+            return error
         return None
 
     def _report(self, error: str, report: Callable[..., object]) -> None:
