@@ -502,6 +502,17 @@ def test_what_a_sidecar_that_has_just_stopped_would_create_is_a_note() -> None:
     assert (missing.level, missing.problem) == ("note", "BACKPRESSURE_EVENTS does not exist")
 
 
+def test_where_a_sidecar_may_not_be_heard_its_heartbeat_shows_that_it_runs() -> None:
+    unheard = replace(FINE, rights=(Right("subscribe", "backpressure.v1.internal.>", False),))
+    for quiet, level, why in (
+        (3.0, "error", "though a sidecar that creates it has run within 14 s"),
+        (15.0, "note", ""),
+    ):
+        streams = (replace(OWN[0], exists=False), replace(OWN[1], quiet=quiet), OWN[2])
+        (missing,) = [each for each in examine(replace(unheard, own=streams)) if each.check == "resources"]
+        assert (missing.level, why in missing.problem) == (level, True), missing
+
+
 def test_more_copies_than_servers_are_an_error_before_the_streams_are_made() -> None:
     facts = replace(FINE, settings=Settings(publish=Publish(replicas=3)), own=own(0, exists=False))
     problems = [each.problem for each in examine(facts) if each.check == "copies"]

@@ -23,7 +23,7 @@ from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.core.reading.budget import RequestBudget
 from nats_backpressure.core.watch_filter import WatchEntry, counted_subjects, is_stream_watched, why_left_out
 from nats_backpressure.doctor.facts import Account, Consumer, Facts, Failure, Server, subjects_of
-from nats_backpressure.doctor.heartbeat_check import is_running
+from nats_backpressure.doctor.heartbeat_check import is_running, runs_now
 from nats_backpressure.doctor.text import names
 from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.snapshot import PolicySnapshot, PolicyValue
@@ -101,7 +101,7 @@ class _Gathering:
         facts = replace(facts, replicas=await self._presences.marks())
         self._connection.client()  # else some were not heard
         until = time.monotonic() + (CREATED_WITHIN if self._settings.publish.manage_resources else 0.0)
-        while facts.replicas and _lacks_any(facts) and time.monotonic() < until:
+        while runs_now(facts) and _lacks_any(facts) and time.monotonic() < until:
             await asyncio.sleep(READ_EVERY)
             facts = replace(facts, own=await self._reader.own_streams())
         return facts

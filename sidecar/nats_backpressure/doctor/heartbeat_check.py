@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from nats_backpressure.doctor.facts import Facts
+from nats_backpressure.doctor.facts import Facts, Right
 from nats_backpressure.doctor.findings import Finding, note
 from nats_backpressure.doctor.text import names
 from nats_backpressure.protocol.subjects import Names
@@ -49,6 +49,13 @@ def is_running(facts: Facts) -> bool:
     """Whether a sidecar has written a heartbeat lately."""
     buckets = (stream for stream in facts.own if stream.name == state_bucket(facts) and stream.exists)
     return any(bucket.quiet is not None and bucket.quiet < late_after(facts) for bucket in buckets)
+
+
+def runs_now(facts: Facts) -> bool:
+    """Whether a sidecar runs: it was heard, or may not be heard by this login and has written lately. A heartbeat alone
+    may be that of one that has just stopped."""
+    heard = Right("subscribe", f"{Names(facts.settings.name).internal}.>", False) not in facts.rights
+    return bool(facts.replicas) or (is_running(facts) and not heard)
 
 
 def late_after(facts: Facts) -> float:

@@ -8,6 +8,7 @@ from nats_backpressure.doctor.account_checks import has_no_room
 from nats_backpressure.doctor.copy_checks import SAFE_FROM, WITH_SERVERS, cluster_of, runs_alone
 from nats_backpressure.doctor.facts import Facts, OwnStream
 from nats_backpressure.doctor.findings import Finding, error, note, warning
+from nats_backpressure.doctor.heartbeat_check import late_after, runs_now
 from nats_backpressure.doctor.own_stream_costs import cost_of_missing
 from nats_backpressure.doctor.text import names
 from nats_backpressure.protocol.patterns import overlap
@@ -40,9 +41,13 @@ def _obstacle(facts: Facts, stream: OwnStream, make_it: str) -> tuple[str, str] 
         return ", and this login may not create it", f"see `rights`; or {make_it}"
     if runs_alone(facts) and publish.replicas > 1:
         return "", "set publish.replicas to 1 (see `copies`): the sidecar then creates it"
-    if running := sorted(itertools.chain.from_iterable(facts.replicas.values())):
-        why = f", though a sidecar that creates it runs: {names(running)}"
-        return why, f"its log says why: `resources.refused`, `stage.failing`; or {make_it}"
+    if runs_now(facts):
+        running = sorted(itertools.chain.from_iterable(facts.replicas.values()))
+        shown = f"runs: {names(running)}" if running else f"has run within {late_after(facts):g} s"
+        return (
+            f", though a sidecar that creates it {shown}",
+            f"its log says why: `resources.refused`, `stage.failing`; or {make_it}",
+        )
     return None
 
 
