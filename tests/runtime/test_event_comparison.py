@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 from msgspec.structs import replace
@@ -16,7 +16,7 @@ from nats_backpressure.policy.active import ActivePolicies
 from nats_backpressure.policy.schema import Guard
 from nats_backpressure.protocol.values import Status
 from nats_backpressure.queries.event_cache import parse_event
-from nats_backpressure.runtime.event_comparison import AT_A_TIME, TRIES, EventComparison
+from nats_backpressure.runtime.event_comparison import AT_A_TIME, LAST_LOOK, LONGEST, TRIES, EventComparison
 from nats_backpressure.runtime.ports import Unavailable
 from nats_backpressure.runtime.stored_events import CachedEvent
 from nats_backpressure.runtime.subject_registry import SubjectRegistry
@@ -159,6 +159,34 @@ async def test_few_are_held_up_at_a_time_and_none_waits_for_one_that_is_not_read
         world.loaded(*world.waiting())
         await world.clock.run(1.0)
         assert world.fed == names
+
+
+async def test_where_none_can_be_read_the_next_ones_and_the_next_comparison_get_their_turn() -> None:
+    """Few looks meanwhile: an outage may last for hours."""
+    world, names, looks = World(), [f"s{n}" for n in range(2 * AT_A_TIME)], 0
+    for name in names:
+        world.knows(replace(CALM, subject=name))
+    world.events = [stored(3, "warning", name) for name in names]
+    unread = world.comparison._unread
+
+    def counted(subjects: Iterable[str]) -> set[str]:
+        nonlocal looks
+        looks += 1
+        return unread(subjects)
+
+    world.comparison._unread = counted  # type: ignore[method-assign]
+    async with meanwhile(world.comparison.run()):
+        world.comparison.other_events(True, world.read)
+        world.comparison.listed()
+        await world.clock.run(LONGEST - 1.0)
+        assert world.fed == names[:AT_A_TIME] and looks < 2 * LONGEST / LAST_LOOK
+        await world.clock.run(2.0)
+        assert world.fed == names, "those that were not read are tried until they are"
+        await world.clock.run(LONGEST + 1.0)
+        world.comparison.other_events(False, world.read)
+        world.comparison.listed()
+        await world.clock.run(1.0)
+        assert world.fed == [*names, *names[:AT_A_TIME]]
 
 
 async def test_where_the_events_cannot_be_read_every_stored_state_is() -> None:

@@ -26,8 +26,11 @@ log = structlog.get_logger()
 AT_A_TIME = 16
 """Subjects that are read again at a time: fewer than an EffectRunner loads, so that others find a turn; nothing is
 written of a subject before it was read."""
-LOOK_EVERY = 0.02
-"""Seconds between two looks at whether they were."""
+FIRST_LOOK, LAST_LOOK = 0.02, 1.0
+"""Seconds between two looks at whether they were, doubling while none is."""
+LONGEST = 30.0
+"""Seconds in which none of those that are read is, after which the next ones are begun: each is tried until it is read,
+and the next comparison waits."""
 TRIES = 3
 """Failed readings of the newest events, each with another list of streams, after which all subjects are read again: a
 right may be missing."""
@@ -117,14 +120,24 @@ class EventComparison:
 
     async def _load(self, subjects: Iterable[str]) -> None:
         waiting, loading, slices = deque(subjects), set[str](), Slices(self._clock)
-        known = self._registry.subjects
+        pause, ends_at = FIRST_LOOK, self._clock.now().mono + LONGEST
         while waiting or loading:
-            loading = {each for each in loading if each in known and known[each].must_reload}
-            while waiting and len(loading) < AT_A_TIME:
+            left, now = self._unread(loading), self._clock.now().mono
+            if now >= ends_at:
+                left.clear()
+            if len(left) < len(loading):
+                pause, ends_at = FIRST_LOOK, now + LONGEST
+            while waiting and len(left) < AT_A_TIME:
                 self._registry.feed(waiting[0], RecordMissing())
-                loading.add(waiting.popleft())
+                left.add(waiting.popleft())
                 await slices.pause()
-            await self._clock.sleep(LOOK_EVERY)
+            loading = left
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, LAST_LOOK)
+
+    def _unread(self, subjects: Iterable[str]) -> set[str]:
+        known = self._registry.subjects
+        return {each for each in subjects if each in known and known[each].must_reload}
 
 
 def _shown(before: RecordCreated | None, event: CachedEvent) -> RecordCreated:
