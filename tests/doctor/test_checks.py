@@ -489,6 +489,16 @@ def test_an_installation_whose_sidecar_does_not_run_is_told(quiet: float | None,
     assert problems == ([("note", problem)] if problem else [])
 
 
+@pytest.mark.parametrize(
+    ("quiet", "said"), [(None, ""), (7200.0, "none has written KV_backpressure_state for 7,200 s")]
+)
+def test_of_replicas_that_were_heard_it_is_not_said_that_none_runs(quiet: float | None, said: str) -> None:
+    facts = replace(FINE, own=own(1, quiet=quiet), replicas={"m": ("r2", "r1")})
+    (finding,) = [each for each in examine(facts) if each.check == "heartbeat"]
+    assert finding.level == ("note" if said else "ok") and "start it" not in finding.remedy
+    assert finding.problem.startswith("a sidecar runs: r1, r2; ") and said in finding.problem
+
+
 def test_replicas_that_judge_by_different_policies_are_a_note() -> None:
     assert found("heartbeat", replicas={"m1": ("r1", "r3")}) == []
     ((level, problem, _, remedy),) = found("heartbeat", replicas={"m1": ("r1", "r3"), "m2": ("r2",)})

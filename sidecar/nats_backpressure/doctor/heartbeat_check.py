@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from nats_backpressure.doctor.facts import Facts, Right
+from nats_backpressure.doctor.facts import Facts, OwnStream, Right
 from nats_backpressure.doctor.findings import Finding, note
 from nats_backpressure.doctor.text import names
 from nats_backpressure.protocol.subjects import Names
@@ -25,12 +26,28 @@ def heartbeat(facts: Facts) -> Iterator[Finding]:
             yield Finding("ok", f"a sidecar has written {stream.name} within {late:g} s")
             yield from _different(facts)
             continue
+        if facts.replicas:
+            yield _unwritten(facts, stream)
+            yield from _different(facts)
+            continue
         ever = "has ever written" if stream.quiet is None else f"has written for {stream.quiet:,.0f} s to"
         yield note(
             f"no sidecar of the name {facts.settings.name} {ever} {stream.name}",
             "if none runs, no status is known and nothing is held back",
             "start it; if it runs, see `state` above, and the end of its log",
         )
+
+
+def _unwritten(facts: Facts, bucket: OwnStream) -> Finding:
+    """Of a sidecar that was heard: the bucket may have been made while we looked."""
+    heard = f"a sidecar runs: {names(sorted(itertools.chain.from_iterable(facts.replicas.values())))}"
+    if bucket.quiet is None:
+        return Finding("ok", f"{heard}; it has not written {bucket.name} yet")
+    return note(
+        f"{heard}; none has written {bucket.name} for {bucket.quiet:,.0f} s",
+        "clients that follow it have opened, and hold nothing back",
+        "nothing where it has just started; else see `state` above, and the end of its log",
+    )
 
 
 def _different(facts: Facts) -> Iterator[Finding]:
