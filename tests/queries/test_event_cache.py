@@ -169,6 +169,16 @@ def test_events_read_from_the_stream_come_before_newer_ones() -> None:
     assert seqs(history)[-1] == 6
 
 
+def test_of_an_event_that_was_published_while_older_ones_were_read_what_is_stored_counts() -> None:
+    history, older = EventCache(T0), EventCache(0)
+    history.add_published(event(1, T0 + 1000))
+    (ours,) = history.events_of(SUBJECT)
+    stored = replace(ours, body=ours.body.replace(b'"here"', b'"another"'))
+    older.add(stored)
+    history.merge_older(older)
+    assert history.events_of(SUBJECT) == (stored,) and history._size == len(stored.body)
+
+
 @pytest.mark.parametrize("late", [7, 8], ids=["the next number", "a later number"])
 def test_no_event_of_an_epoch_is_taken_after_the_stream_went_back_from_it(late: int) -> None:
     """It came while the older ones were loaded, and is added after them; then the new epoch was refused."""

@@ -91,9 +91,11 @@ class EventCache:
         self._since = max(since, self._since)
 
     def merge_older(self, older: EventCache) -> None:
-        """Put the events that were read from the stream before those that were added here since."""
-        for event in self._all.values():
-            older.add(event)
+        """Put the events that were read from the stream before those that were added here since: of one that is in both
+        what was read counts, since what is here may only have been published."""
+        for key, event in self._all.items():
+            if key not in older._all:
+                older.add(event)
         self._since, self._size = older._since, older._size
         self._all, self._of, self._floors = older._all, older._of, older._floors
 
