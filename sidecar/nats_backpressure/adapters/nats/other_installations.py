@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from nats_backpressure.adapters.nats.api import JetStreamApi
-from nats_backpressure.adapters.nats.api_types import Moment
+from nats_backpressure.adapters.nats.api_types import Cluster, Moment, from_leader
 from nats_backpressure.adapters.nats.stream_follower import INACTIVE
 from nats_backpressure.core.model.samples import StreamLook
 from nats_backpressure.doctor.facts import Failure, OtherInstallation
@@ -33,8 +33,9 @@ class _State(Struct, frozen=True):
     subjects: dict[str, int] | None = None
 
 
-class _Bucket(Struct, frozen=True):
+class _Bucket(Struct):
     state: _State
+    cluster: Cluster | None = None
     ts: Moment | None = None
 
 
@@ -42,8 +43,9 @@ class _Config(Struct, frozen=True):
     inactive_threshold: int = 0
 
 
-class _Reader(Struct, frozen=True):
+class _Reader(Struct):
     config: _Config
+    cluster: Cluster | None = None
     num_waiting: int = 0
 
 
@@ -70,7 +72,7 @@ async def other_installations(
 
 async def _other(js: JetStreamApi, name: str) -> OtherInstallation | None:
     stream, prefix = f"KV_{Names(name).state_bucket}", f"$KV.{Names(name).state_bucket}."
-    bucket = await js.api(f"STREAM.INFO.{stream}", _Bucket, {"subjects_filter": f"{prefix}>"})
+    bucket = from_leader(await js.api(f"STREAM.INFO.{stream}", _Bucket, {"subjects_filter": f"{prefix}>"}), stream)
     quiet = since(bucket.state.last_ts, bucket.ts)
     if quiet is None or (quiet >= RUNS_WITHIN and not await _is_followed(js, stream, bucket)):
         return None
@@ -81,7 +83,8 @@ async def _is_followed(js: JetStreamApi, stream: str, bucket: _Bucket) -> bool:
     if not bucket.state.consumer_count:
         return False
     readers = (await js.api(f"CONSUMER.LIST.{stream}", _Readers)).consumers or ()
-    return any(each.num_waiting and each.config.inactive_threshold == INACTIVE * 1_000_000_000 for each in readers)
+    followers = (each for each in readers if each.config.inactive_threshold == INACTIVE * 1_000_000_000)
+    return any(from_leader(each, f"a consumer of {stream}").num_waiting for each in followers)
 
 
 def since(last: datetime | None, now: datetime | None) -> float | None:
