@@ -227,6 +227,19 @@ async def test_what_a_sidecar_creates_just_now_is_no_error(
         assert missing["level"] == "note", "the sidecar has just stopped, and creates it when it starts"
 
 
+async def test_a_bucket_that_a_sidecar_creates_just_now_is_tried_as_any_other(
+    start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nats_backpressure.cli.doctor_facts.CREATED_WITHIN", 30.0)
+    server = await start_server(ACCOUNTS)
+    async with await nats.connect(server.url, user="full", password="p") as nc:
+        async with Sidecar(tmp_path, server.url.replace("://", "://full:p@"), UNHURRIED) as sidecar:
+            await sidecar.observing()
+            await nc.jetstream().delete_stream("KV_backpressure_state")
+            found = await Doctor(server, tmp_path).findings("limited", None)
+            assert "resources" not in found and "Permissions Violation" in found["state"][0]["problem"], found
+
+
 async def test_replicas_with_different_settings_files_are_named(start_server: StartServer, tmp_path: Path) -> None:
     server = await start_server(ACCOUNTS)
     url, doctor = server.url.replace("://", "://full:p@"), Doctor(server, tmp_path)

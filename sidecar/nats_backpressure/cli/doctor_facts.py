@@ -103,7 +103,7 @@ class _Gathering:
         until = time.monotonic() + (CREATED_WITHIN if self._settings.publish.manage_resources else 0.0)
         while runs_now(facts) and _lacks_any(facts) and time.monotonic() < until:
             await asyncio.sleep(READ_EVERY)
-            facts = replace(facts, own=await self._reader.own_streams())
+            facts = await self._with_own(facts)
         return facts
 
     async def _entries(self) -> tuple[dict[str, PolicyValue], Failure | None]:
@@ -150,15 +150,8 @@ class _Gathering:
                 return consumers
 
         consumers = tuple(each for some in await asyncio.gather(*map(read, watched)) for each in some)
-        own = await self._reader.own_streams()
-        policies = ActivePolicies(
-            self._settings.policies, self._settings.policy_guard, self._settings.trust_consumer_metadata
-        )
-        entries, entries_unread = await self._entries() if own[2].exists else ({}, None)
-        account, account_unread = await self._account()
         ahead = await self._reader.clock_ahead(listed)
-        refused = policies.set_bucket(PolicySnapshot("", entries))
-        return replace(
+        facts = replace(
             facts,
             streams=tuple(look.name for look in looks),
             stored={look.name: look.subjects for look in looks},
@@ -167,6 +160,21 @@ class _Gathering:
             unread=unread,
             consumers=consumers,
             watched=subjects_of(consumers),
+            others=await self._reader.others(looks),
+        )
+        return await self._with_own(facts)
+
+    async def _with_own(self, facts: Facts) -> Facts:
+        """With our own streams, and what hangs on their being there."""
+        own = await self._reader.own_streams()
+        policies = ActivePolicies(
+            self._settings.policies, self._settings.policy_guard, self._settings.trust_consumer_metadata
+        )
+        entries, entries_unread = await self._entries() if own[2].exists else ({}, None)
+        account, account_unread = await self._account()
+        refused = policies.set_bucket(PolicySnapshot("", entries))
+        return replace(
+            facts,
             own=own,
             account=account,
             account_unread=account_unread,
@@ -174,7 +182,6 @@ class _Gathering:
             entries=dict(policies.sources.bucket),
             entries_unread=entries_unread,
             refused=tuple(refused),
-            others=await self._reader.others(looks),
         )
 
     async def _consumers(self, look: StreamLook, looks: tuple[StreamLook, ...]) -> tuple[list[Consumer], str]:
