@@ -28,9 +28,6 @@ AT_A_TIME = 16
 written of a subject before it was read."""
 FIRST_LOOK, LAST_LOOK = 0.02, 1.0
 """Seconds between two looks at whether they were, doubling while none is."""
-LONGEST = 30.0
-"""Seconds in which none of those that are read is, after which the next ones are begun: each is tried until it is read,
-and the next comparison waits."""
 TRIES = 3
 """Failed readings of the newest events, each with another list of streams, after which all subjects are read again: a
 right may be missing."""
@@ -120,13 +117,11 @@ class EventComparison:
 
     async def _load(self, subjects: Iterable[str]) -> None:
         waiting, loading, slices = deque(subjects), set[str](), Slices(self._clock)
-        pause, ends_at = FIRST_LOOK, self._clock.now().mono + LONGEST
+        pause = FIRST_LOOK
         while waiting or loading:
-            left, now = self._unread(loading), self._clock.now().mono
-            if now >= ends_at:
-                left.clear()
+            left = self._unread(loading)
             if len(left) < len(loading):
-                pause, ends_at = FIRST_LOOK, now + LONGEST
+                pause = FIRST_LOOK
             while waiting and len(left) < AT_A_TIME:
                 self._registry.feed(waiting[0], RecordMissing())
                 left.add(waiting.popleft())

@@ -231,12 +231,14 @@ def perform(acts: list[Act], replicas: int) -> Stores:
 @example(
     ["rise", "fall", "keep", "rise", "fall", "lose", "rise", "fall", "rise", "fall", ("restart", 1), (1, 1, "later")], 2
 )
+@example(["rise", "fall", "keep", "lose", "rise", "fall", ("restart", 1), (1, 1, "later")], 2)
+@example([("restart", 0), "lose", "keep", ("restart", 2), (0, 1, "same")], 3)
 @example([("lag", 0), ("alone", 1), ("first", 0), (0, 0, "same")], 3)
 @example([("deafen", 0), ("alone", 1), "lose", ("deafen", 0), ("first", 0), (0, 0, "later")], 3)
 def test_whatever_copies_are_put_back_no_id_is_given_twice_and_writes_end(acts: list[Act], replicas: int) -> None:
     with patch.object(left_epochs, "REMEMBERED", 99):
         stores = perform(acts, replicas)
-        for pending in (OVERLOAD, CALM):
+        for pending in (stores.pending, OVERLOAD, CALM):
             stores.load(pending)
             stores.turns(4)
             before = stores.writes

@@ -79,6 +79,8 @@ class StreamFollower:
         self._newest: Message | None = None
         """The newest message that is known of the stream, where `on_other` is set; of a MiB at most."""
         self._read_on: Client | None = None
+        self._followed_at = math.inf
+        """When the newest consumer began, after everything was read."""
         """The connection on which everything was read; None where it must be read again."""
         self._tried: tuple[Client | None, int] = None, 0
         """The connection of the last failed try, and how many failed on it."""
@@ -140,9 +142,9 @@ class StreamFollower:
         while True:
             raise_if_cancelled()
             self._connected.clear()
-            started, error = self._clock.now().mono, await self._try_to_follow()
+            error = await self._try_to_follow()
             failed = 0 if error is None or self._is_outage(error) else failed + 1
-            if error is None and self._clock.now().mono - started >= LIVED:
+            if error is None and self._clock.now().mono - self._followed_at >= LIVED:
                 delays = backoff(self._clock, FIRST_RETRY, LAST_RETRY)
             if error is not None:
                 self._report(str(error) or type(error).__name__, log.warning if failed == LOGGED_AT else log.debug)
@@ -168,6 +170,7 @@ class StreamFollower:
             if not is_leaderless(error):
                 self._tried = client, min(TRIES, self._tried[1] + 1 if client is self._tried[0] else 1)
             return error
+        self._tried = None, 0
         return None
 
     def _report(self, error: str, report: Callable[..., object]) -> None:
@@ -252,7 +255,7 @@ class StreamFollower:
     async def _follow(self, client: Client) -> None:
         """The life of one consumer; returns when another one is needed. Raises Unavailable where it did not work."""
         position, last = self.position, await self._read(client)
-        self._target_at = math.inf
+        self._target_at, self._followed_at = math.inf, self._clock.now().mono
         start = {"deliver_policy": "by_start_sequence", "opt_start_seq": position.seen + 1}
         name, consumer = await self._js.create_consumer(
             self.stream, self._pattern, **start, inactive_threshold=INACTIVE * 1_000_000_000

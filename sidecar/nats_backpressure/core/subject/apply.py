@@ -36,7 +36,7 @@ from nats_backpressure.core.subject.inputs import (
 )
 from nats_backpressure.core.subject.left_epochs import counts, is_left_behind, is_news, with_known
 from nats_backpressure.core.subject.member_update import evaluated
-from nats_backpressure.core.subject.newest_record import continues, is_lost, is_newest
+from nats_backpressure.core.subject.newest_record import continues, is_newest
 from nats_backpressure.core.subject.read_members import with_readings
 from nats_backpressure.core.subject.record import MOST_REJECTIONS
 from nats_backpressure.core.subject.restart_facts import (
@@ -139,9 +139,8 @@ def _(input_: RecordLoaded, state: SubjectState, now: Now) -> SubjectState:
     if ours is not None and state.unstored and not input_.newer and input_.revision == state.revision:
         return replace(state, must_reload=missed, doubted=missed)  # the record that ours replaces
     if instead is not None and not input_.newer and is_left_behind(state, input_.record):
-        # One that does not know this epoch would take ours, of which the stream lacks events, for an older one.
-        lost = ours is not None and is_lost(ours, instead)
-        return with_created(replace(state, unstored=state.unstored or lost), instead, now, stored=True)
+        # In an epoch that nobody knows: whoever knows that one, or ours as one that was left, would go on with it.
+        return with_created(replace(state, unstored=True), instead, now, stored=True)
     if instead is None and not input_.newer and is_left_behind(state, input_.record):
         return replace(state, must_reload=True, doubted=True)
     if ours is not None and not state.unstored and not input_.newer and state.newer_seen_at is None:

@@ -117,8 +117,10 @@ def _plan_write(
     unproved = kept_back and change is not None and change.record.unknown
     back = change is not None and takes_back(state, change.record.status, now)
     if unproved or back or is_left_to_writer(state, now, context.writer_seen_at, kept_back):
-        state, reports = with_difference(with_left_change(state, now), change, now)
-        effects += reports
+        state = with_left_change(state, now)
+        if not back:  # else it is judged alike in a moment
+            state, reports = with_difference(state, change, now)
+            effects += reports
         change = next_record.restored_record(state, now) if is_restored_here(state, now) else None
         if change is None and is_named_here(state, now):
             change = next_record.named_record(state)
