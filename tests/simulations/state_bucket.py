@@ -10,6 +10,7 @@ from typing import Any
 
 from nats.aio.client import Client
 from nats.js.api import StreamConfig
+from nats.js.errors import ServerError
 
 from nats_backpressure.client import BackpressureClient
 from nats_backpressure.protocol.subjects import HEARTBEAT, Names, encode
@@ -17,6 +18,8 @@ from tests.support.sidecar import eventually
 
 SUBJECT = "orders.created"
 BUCKET = Names().state_bucket
+STILL_REMOVING = 10049
+"""What a server answers while the files of a stream of that name are being removed."""
 
 
 def state(subject: str = SUBJECT, **fields: Any) -> dict[str, Any]:
@@ -34,16 +37,24 @@ class States:
         self.nc = nc
 
     async def make(self) -> None:
-        await self.nc.jetstream().add_stream(
-            StreamConfig(
-                name=f"KV_{BUCKET}",
-                subjects=[f"$KV.{BUCKET}.>"],
-                max_msgs_per_subject=1,
-                allow_rollup_hdrs=True,
-                deny_delete=True,
-                allow_direct=True,
-            )
+        config = StreamConfig(
+            name=f"KV_{BUCKET}",
+            subjects=[f"$KV.{BUCKET}.>"],
+            max_msgs_per_subject=1,
+            allow_rollup_hdrs=True,
+            deny_delete=True,
+            allow_direct=True,
         )
+
+        async def made() -> bool:
+            try:
+                return bool(await self.nc.jetstream().add_stream(config))
+            except ServerError as error:
+                if error.err_code != STILL_REMOVING:
+                    raise
+                return False
+
+        await eventually(made, "the bucket")
 
     async def remove(self) -> None:
         await self.nc.jetstream().delete_stream(f"KV_{BUCKET}")
